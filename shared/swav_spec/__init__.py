@@ -1,0 +1,1 @@
+"""What SwAV is: one idea a file, NumPy float64, no framework."""

@@ -1,0 +1,206 @@
+"""What an implementation of SwAV offers, so that one suite can judge it and one harness can measure it.
+
+Four small Protocols. An implementation says in `fulfils` which of them it has; a stranger's may have `Maths`
+alone. Arrays are the framework's own; `to_device` and `to_host` are the only ways in and out, so that no
+conversion is timed by accident. Views and images are [N, height, width, channel] for every caller, whatever
+layout a framework prefers inside.
+
+An implementation is made from an `Execution` and keeps no state of a run: states are values that a step
+takes and returns (a step may reuse the memory of the state it is given, so the old one is void).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+from swav_spec.config import Config, Execution
+from swav_spec.multicrop import CropPlan
+
+Array = Any  # the framework's own
+State = Any  # of one run: see Trainer.init
+Part = Literal["maths", "views", "trainer"]
+
+
+class Implementation(Protocol):
+    """What every implementation has, whichever parts it fulfils."""
+
+    #: Parts it fulfils, besides `Device`.
+    fulfils: ClassVar[tuple[Part, ...]]
+    #: Ways to execute a step, the default first: "eager", "compile", "cudagraph"; "jit"; "graph", "xla".
+    modes: ClassVar[tuple[str, ...]]
+
+    def __init__(self, execution: Execution) -> None:
+        """Raises InvalidInput: no such device here, or a precision or mode that it does not offer."""
+
+
+@runtime_checkable
+class Device(Protocol):
+    """Where arrays live, and what computes on them."""
+
+    execution: Execution
+
+    def describe(self) -> dict[str, Any]:
+        """Facts for a record, JSON values only: framework, version, device (its name), precision, mode, flags, compiler."""
+
+    def to_device(self, array: np.ndarray) -> Array:
+        """A copy on the device, same dtype."""
+
+    def to_host(self, array: Array) -> np.ndarray:
+        """A NumPy copy, same dtype (bfloat16 becomes float32)."""
+
+    def fence(self, *values: Any) -> None:
+        """Returns when all that was asked of the device so far, the given values included, has been computed."""
+
+    def reset_peak(self) -> None:
+        """Starts a new count for `peak_memory_bytes`, where the framework can."""
+
+    def peak_memory_bytes(self) -> int | None:
+        """Most bytes the framework's allocator has held since `reset_peak`; None where it does not tell (CPUs)."""
+
+    def compilations(self) -> int | None:
+        """Programs traced or compiled so far in this process by this implementation; None where nothing compiles."""
+
+
+@runtime_checkable
+class Maths(Protocol):
+    """The method's own arithmetic, on device arrays; the specification's functions of the same names define it.
+
+    Computes in float32, or in float64 where given that; lower precisions are widened first.
+    """
+
+    def normalize_rows(self, array: Array) -> Array:
+        """Rows over max(norm, 1e-12), along the last axis (swav_spec.optimizer.normalize_rows)."""
+
+    def sinkhorn(
+        self,
+        scores: Array,
+        *,
+        epsilon: float,
+        iterations: int = 3,
+        keep: int | None = None,
+        all_max: Callable[[Array], Array] | None = None,
+        all_sum: Callable[[Array], Array] | None = None,
+    ) -> Array:
+        """[N, K] scores to the codes of the last `keep` rows (swav_spec.sinkhorn.sinkhorn).
+
+        Values are not checked here, which would stop the device; non-finite scores are a flag of the metrics.
+        """
+
+    def swapped_loss(
+        self, scores: Array, codes: Array, *, temperature: float, assigned: tuple[int, ...]
+    ) -> tuple[Array, Array]:
+        """[V, B, K], [A, B, K] to the loss [] and its gradient [V, B, K] (swav_spec.loss.swapped_loss)."""
+
+    def queue_read(self, queue: Array, count: int, prototypes: Array) -> Array | None:
+        """[A, R, D], [K, D] to scores [A, R, K], or None until `count` >= R (swav_spec.queue.queue_read)."""
+
+    def queue_push(self, queue: Array, count: int, embeddings: Array) -> tuple[Array, int]:
+        """[A, R, D] and [A, B, D] to the new queue and count, newest rows in front (swav_spec.queue.queue_push)."""
+
+    def larc_sgd(
+        self,
+        params: Mapping[str, Array],
+        grads: Mapping[str, Array | None],
+        momentum: Mapping[str, Array | None],
+        *,
+        lr: float,
+        weight_decay: float,
+        trust: float,
+        decay: float = 0.9,
+    ) -> tuple[dict[str, Array], dict[str, Array | None]]:
+        """One update of every tensor (swav_spec.optimizer.larc_sgd)."""
+
+
+@runtime_checkable
+class Views(Protocol):
+    """Pixels to views, on the device."""
+
+    def views(self, images: Array, plan: CropPlan, config: Config) -> list[Array]:
+        """One [C*B, size, size, 3] array per run of equal resolution, crop-major, normalised (swav_spec.views.views).
+
+        Args:
+            images: [N, H, W, 3] uint8 on the device; smaller images lie in the top left corner.
+            plan: its `index` says which images make the batch.
+            config: its mean, std and crops are used.
+
+        Returns:
+            float32 (float64 in that precision).
+        """
+
+
+@runtime_checkable
+class Trainer(Protocol):
+    """Training, embedding, and states in and out.
+
+    Order of a step: set the learning rate; overwrite the prototypes by their row-normalised selves, outside
+    the gradient; forward (backbone once per run of equal resolution, head once over all crops); per assigned
+    view read the queue, push, Sinkhorn; loss; backward; while frozen the prototypes get nothing; update.
+    """
+
+    def init(self, config: Config, weights: Mapping[str, np.ndarray]) -> State:
+        """State at step 0 from a state dict (swav_spec.network.initial_weights, or published weights).
+
+        A state has the attributes `config`, `step` and `queue_count`, both plain ints known to the host.
+
+        Raises:
+            InvalidInput: a tensor is missing, unexpected or of another shape.
+        """
+
+    def step(self, state: State, images: Array, plan: CropPlan) -> tuple[State, dict[str, Array]]:
+        """One training step from pixels; returns before the device has finished.
+
+        Returns:
+            The next state, and metrics on the device: loss [], lr [], code_entropy [] (mean entropy of the codes in
+            nats), prototypes_used [] (different prototypes that some code has as its largest), finite [A] (bool,
+            whether all scores given to Sinkhorn for each assigned view were finite).
+        """
+
+    def step_on_views(self, state: State, views: Sequence[Array]) -> tuple[State, dict[str, Array]]:
+        """The same from ready-made views, as `Views.views` returns them."""
+
+    def loss_and_grads(self, state: State, views: Sequence[Array]) -> tuple[float, dict[str, np.ndarray]]:
+        """Loss of the step that would come next, and its gradient for every parameter; the state stays as it is.
+
+        Gradients are on the host, before weight decay, LARC and the freeze (a frozen prototype's is given too),
+        in the published names and layouts.
+        """
+
+    def forward(self, state: State, views: Sequence[Array], *, train: bool) -> tuple[Array, Array, Array]:
+        """Features [V*B, F], embeddings [V*B, D] of unit length, scores [V*B, K], crop-major; the state stays as it is.
+
+        Args:
+            train: normalise with the batch's statistics (and leave the running ones alone), else with the running ones.
+        """
+
+    def encoder_step(self, state: State, views: Sequence[Array]) -> Array:
+        """Forward and backward of backbone and head alone, for SwAV's cost over them; the state stays as it is.
+
+        The loss is the mean square of the head's output before normalisation.
+
+        Returns:
+            A [] array that depends on every parameter's gradient, so that nothing can be left out.
+        """
+
+    def embed(self, state: State, images: Array) -> tuple[Array, Array]:
+        """Features [N, F] and unit embeddings [N, D] of whole images [N, H, W, 3] uint8, with running statistics."""
+
+    def assign(self, state: State, images: Array) -> Array:
+        """[N] integers: the prototype of the largest score of each whole image."""
+
+    def to_arrays(self, state: State) -> dict[str, np.ndarray]:
+        """Everything a run needs to go on, on the host, in the published names and layouts.
+
+        "model/" + state-dict name; "momentum/" + parameter name (only where a buffer exists; for Adam
+        "adam_m/", "adam_v/" and "adam_count" instead); "queue" [A, R, D] if there is one; "queue_count" and
+        "step" int64 [].
+        """
+
+    def from_arrays(self, config: Config, arrays: Mapping[str, np.ndarray]) -> State:
+        """The state that `to_arrays` gave, of this or of another implementation.
+
+        Raises:
+            InvalidInput: an array is missing, unexpected or of another shape.
+        """

@@ -1,0 +1,50 @@
+"""Names of implementations. Nothing is imported until it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from types import MappingProxyType
+
+from swav_spec.config import Execution
+from swav_spec.contract import Implementation
+from swav_spec.errors import InvalidInput, require
+
+#: name -> (class, extra that installs its framework, module whose import tells whether it is there)
+BUILT_IN = MappingProxyType(
+    {
+        "numpy": ("swav_spec.implementation:NumpyImplementation", "", "numpy"),
+        "torch": ("swav_torch.implementation:TorchImplementation", "torch", "torch"),
+        "jax": ("swav_jax.implementation:JaxImplementation", "jax", "jax"),
+        "tensorflow": ("swav_tensorflow.implementation:TensorFlowImplementation", "tensorflow", "tensorflow"),
+    }
+)
+
+
+def load(name: str, execution: Execution | None = None) -> Implementation:
+    """The implementation called `name`, or the class at "package.module:Class" for one that is not built in.
+
+    Raises:
+        InvalidInput: the name is unknown, its framework is not installed (says which extra installs it), the
+            class is not there, or it does not offer that execution.
+    """
+    target, extra, framework = BUILT_IN.get(name, (name, "", ""))
+    known = ", ".join(BUILT_IN)
+    require(":" in target, "implementation", name, f"one of {known}, or package.module:Class")
+    module_name, _, class_name = target.partition(":")
+    if framework:
+        try:
+            importlib.import_module(framework)
+        except ImportError as error:
+            raise InvalidInput(
+                f"implementation = {name!r}: {framework} cannot be imported ({error}); "
+                f"install it with: pip install 'swav-bench[{extra}]'"
+            ) from error
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module_name.startswith(error.name):
+            raise
+        raise InvalidInput(f"implementation = {name!r}: there is no module {module_name}") from error
+    implementation = getattr(module, class_name, None)
+    require(implementation is not None, "implementation", name, f"a class that is in {module_name}")
+    return implementation(execution or Execution())

@@ -1,0 +1,1 @@
+"""What tests of an implementation need: golden files, assertions, Hypothesis strategies, planted faults."""

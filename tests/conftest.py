@@ -1,0 +1,68 @@
+"""One fixture gives the implementation under test; which one, where and how precise comes from the command line.
+
+    pytest tests/contract --implementation torch [--device gpu] [--precision tf32]
+
+A named framework that cannot be imported is an error. Tests of parts that an implementation does not fulfil are
+deselected, and the count of them is printed by pytest.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+from swav_spec import registry
+from swav_spec.config import PRECISIONS, Execution
+
+#: Precisions that the contract tests run in when none is asked for.
+DEFAULT_PRECISIONS = {"numpy": ("float64",)}
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("swav-bench")
+    group.addoption("--implementation", default="numpy", help="name in the registry, or package.module:Class")
+    group.addoption("--device", default="cpu", choices=("cpu", "gpu"))
+    group.addoption("--precision", choices=PRECISIONS, help="default: float64 and float32 (numpy: float64)")
+    group.addoption("--mode", default="default", help="execution mode, e.g. eager, compile, jit, graph, xla")
+    group.addoption("--data-dir", help="folder with cifar10-*.parquet and flowers-*.parquet, for tests marked needs_data")
+
+
+def pytest_generate_tests(metafunc):
+    if "precision" in metafunc.fixturenames:
+        name = metafunc.config.getoption("implementation")
+        asked = metafunc.config.getoption("precision")
+        precisions = (asked,) if asked else DEFAULT_PRECISIONS.get(name, ("float64", "float32"))
+        metafunc.parametrize("precision", precisions, scope="session")
+
+
+def pytest_collection_modifyitems(config, items):
+    fulfilled = set(_make(config)("float64" if config.getoption("device") == "cpu" else "float32").fulfils)
+    kept, dropped = [], []
+    for item in items:
+        needs = {part for marker in item.iter_markers("needs") for part in marker.args}
+        missing_data = item.get_closest_marker("needs_data") and not config.getoption("data_dir")
+        (dropped if missing_data or needs - fulfilled else kept).append(item)
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = kept
+
+
+def _make(config):
+    @functools.cache
+    def make(precision):
+        execution = Execution(config.getoption("device"), precision, config.getoption("mode"))
+        return registry.load(config.getoption("implementation"), execution)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_implementation(request):
+    """precision -> the implementation under test, made once."""
+    return _make(request.config)
+
+
+@pytest.fixture(scope="session")
+def implementation(make_implementation, precision):
+    """The implementation under test in the precision of this run of the test."""
+    return make_implementation(precision)
