@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 
 import pytest
+
 from swav_spec import registry
 from swav_spec.config import PRECISIONS, Execution
 
@@ -24,7 +25,7 @@ def pytest_addoption(parser):
     group.addoption("--device", default="cpu", choices=("cpu", "gpu"))
     group.addoption("--precision", choices=PRECISIONS, help="default: float64 and float32 (numpy: float64)")
     group.addoption("--mode", default="default", help="execution mode, e.g. eager, compile, jit, graph, xla")
-    group.addoption("--data-dir", help="folder with cifar10-*.parquet and flowers-*.parquet, for tests marked needs_data")
+    group.addoption("--data-dir", help="folder with cifar10-*.parquet and flowers-*.parquet")
 
 
 def pytest_generate_tests(metafunc):

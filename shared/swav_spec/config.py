@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from swav_spec.errors import require
 
@@ -188,9 +188,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         require(self.steps >= 1, "schedule.steps", self.steps, "at least 1")
-        require(
-            0 <= self.warmup_steps <= self.steps, "schedule.warmup_steps", self.warmup_steps, f"in 0..{self.steps}"
-        )
+        require(0 <= self.warmup_steps <= self.steps, "schedule.warmup_steps", self.warmup_steps, f"in 0..{self.steps}")
         for name in ("base_lr", "final_lr", "start_warmup"):
             value = getattr(self, name)
             require(0 <= value < math.inf, f"schedule.{name}", value, "at least 0 and finite")
@@ -291,7 +289,7 @@ def from_dict(data: dict) -> Config:
 _NESTED = {"network": Network, "schedule": Schedule, "optimizer": Optimizer, "augmentation": Augmentation}
 
 
-def _build(kind: type, data: dict, where: str):
+def _build(kind: type, data: dict, where: str) -> Any:
     require(isinstance(data, dict), where, data, "a table of fields")
     known = {item.name: item for item in dataclasses.fields(kind)}
     unknown = sorted(set(data) - set(known))
@@ -299,9 +297,7 @@ def _build(kind: type, data: dict, where: str):
     missing = sorted(
         name
         for name, item in known.items()
-        if name not in data
-        and item.default is dataclasses.MISSING
-        and item.default_factory is dataclasses.MISSING
+        if name not in data and item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
     )
     require(not missing, f"{where} missing fields", missing, "present")
     values = {}

@@ -43,7 +43,7 @@ class Device(Protocol):
     execution: Execution
 
     def describe(self) -> dict[str, Any]:
-        """Facts for a record, JSON values only: framework, version, device (its name), precision, mode, flags, compiler."""
+        """Facts for a record, as JSON values: framework, version, device (name), precision, mode, flags, compiler."""
 
     def to_device(self, array: np.ndarray) -> Array:
         """A copy on the device, same dtype."""

@@ -57,7 +57,7 @@ class CropPlan(NamedTuple):
         groups: one plan for each run of crops of equal resolution, in view order.
     """
 
-    index: np.ndarray
+    index: np.ndarray  # type: ignore[assignment]  # shadows tuple.index, which nobody wants of a plan
     groups: tuple[GroupPlan, ...]
 
 
@@ -89,7 +89,7 @@ def crop_plan(
     require(0 <= seed < 2**64, "seed", seed, "in 0..2^64-1")
     require(0 <= epoch < 2**32, "epoch", epoch, "in 0..2^32-1")
     require(samples.ndim == 1 and len(samples) >= 1, "samples' shape", samples.shape, "[B]")
-    require(0 <= samples.min() and samples.max() < 2**32, "samples", samples, "in 0..2^32-1")
+    require(samples.min() >= 0 and samples.max() < 2**32, "samples", samples, "in 0..2^32-1")
     heights = np.broadcast_to(np.asarray(heights, dtype=np.int64), samples.shape)
     widths = np.broadcast_to(np.asarray(widths, dtype=np.int64), samples.shape)
     require(min(heights.min(), widths.min()) >= 1, "image side", min(heights.min(), widths.min()), "at least 1 pixel")
@@ -121,7 +121,14 @@ class _Draw(NamedTuple):
         return philox4x32((block, crops, self.samples, self.epoch), self.key)
 
 
-def _group_plan(group, augmentation: Augmentation, draw: _Draw, crops, heights, widths) -> GroupPlan:
+def _group_plan(
+    group: CropGroup,
+    augmentation: Augmentation,
+    draw: _Draw,
+    crops: np.ndarray,
+    heights: np.ndarray,
+    widths: np.ndarray,
+) -> GroupPlan:
     shape = (group.count, len(draw.samples))
     chances = [uniform(words) for words in draw.words(_CHANCES, crops)]
     factors = [uniform(words) for words in draw.words(_FACTORS, crops)]
@@ -151,7 +158,14 @@ def _between(unit: np.ndarray, low: float, high: float) -> np.ndarray:
     return low + (high - low) * unit
 
 
-def _boxes(group: CropGroup, ratio, draw: _Draw, crops, heights, widths) -> np.ndarray:
+def _boxes(
+    group: CropGroup,
+    ratio: tuple[float, float],
+    draw: _Draw,
+    crops: np.ndarray,
+    heights: np.ndarray,
+    widths: np.ndarray,
+) -> np.ndarray:
     """Random resized crop: area uniform in scale, ratio uniform on a log scale, position uniform.
 
     Up to ATTEMPTS draws until the box fits; then the largest centred box of an allowed ratio.
@@ -169,7 +183,7 @@ def _boxes(group: CropGroup, ratio, draw: _Draw, crops, heights, widths) -> np.n
         aspect = np.exp(_between(uniform(aspect), math.log(ratio[0]), math.log(ratio[1])))
         box_width = np.rint(np.sqrt(target * aspect)).astype(np.int64)
         box_height = np.rint(np.sqrt(target / aspect)).astype(np.int64)
-        fits = (0 < box_width) & (box_width <= width) & (0 < box_height) & (box_height <= height)
+        fits = (box_width > 0) & (box_width <= width) & (box_height > 0) & (box_height <= height)
         limit_top = np.where(fits, height - box_height + 1, 1)
         limit_left = np.where(fits, width - box_width + 1, 1)
         drawn = np.stack([below(top, limit_top), below(left, limit_left), box_height, box_width], axis=-1)
@@ -180,7 +194,7 @@ def _boxes(group: CropGroup, ratio, draw: _Draw, crops, heights, widths) -> np.n
     return boxes
 
 
-def _central_boxes(ratio, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
+def _central_boxes(ratio: tuple[float, float], heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
     aspect = widths / heights
     box_width = np.where(aspect > ratio[1], np.rint(heights * ratio[1]), widths).astype(np.int64)
     box_height = np.where(aspect < ratio[0], np.rint(widths / ratio[0]), heights).astype(np.int64)

@@ -126,7 +126,7 @@ def initial_weights(network: Network, seed: int) -> dict[str, np.ndarray]:
     +- 1/sqrt(in), weights and biases; normalisation 1 and 0, running statistics 0 and 1.
     """
     shapes = tensor_shapes(network)
-    values = {}
+    values: dict[str, np.ndarray] = {}
     for name, shape in shapes.items():
         kind = name.rsplit(".", 1)[-1]
         if kind == "num_batches_tracked":

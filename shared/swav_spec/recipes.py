@@ -9,17 +9,18 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 from swav_spec.config import Augmentation, Config, CropGroup, Network, Optimizer, Schedule
 from swav_spec.errors import require
 
 
-def resnet50(width: int = 1, **changes) -> Network:
+def resnet50(width: int = 1, **changes: Any) -> Network:
     """ResNet-50, `width` times as wide, ImageNet stem."""
     return Network(widths=tuple(64 * width * 2**stage for stage in range(4)), **changes)
 
 
-def resnet18(**changes) -> Network:
+def resnet18(**changes: Any) -> Network:
     """ResNet-18 with the CIFAR stem unless told otherwise."""
     return Network(block="basic", depths=(2, 2, 2, 2), **({"stem": "cifar"} | changes))
 
@@ -113,7 +114,7 @@ def resolve(recipe: Recipe, *, samples: int, steps: int | None = None) -> Config
     )
 
 
-def _published(**changes) -> Recipe:
+def _published(**changes: Any) -> Recipe:
     multi = (CropGroup(224, 2, (0.14, 1.0)), CropGroup(96, 6, (0.05, 0.14)))
     large = Recipe(
         network=resnet50(),
@@ -129,7 +130,7 @@ def _published(**changes) -> Recipe:
     return dataclasses.replace(large, **changes)
 
 
-def _published_small_batch(**changes) -> Recipe:
+def _published_small_batch(**changes: Any) -> Recipe:
     return _published(
         batch=256,
         base_lr=0.6,
@@ -166,7 +167,7 @@ RECIPES = MappingProxyType(
             queue_length=2560,
             linear_top1=77.9,
         ),
-        # Ours: the demo's. Softer crops and jitter than ImageNet's, which collapse on these images, as does epsilon .05.
+        # Ours, for the demo: ImageNet's crops and jitter collapse on these images, and so does epsilon .05.
         "textures": Recipe(
             network=NETWORKS["convnet4"],
             crops=(CropGroup(32, 2, (0.6, 1.0)), CropGroup(16, 4, (0.2, 0.35))),

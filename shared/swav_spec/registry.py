@@ -46,5 +46,6 @@ def load(name: str, execution: Execution | None = None) -> Implementation:
             raise
         raise InvalidInput(f"implementation = {name!r}: there is no module {module_name}") from error
     implementation = getattr(module, class_name, None)
-    require(implementation is not None, "implementation", name, f"a class that is in {module_name}")
+    if implementation is None:
+        raise InvalidInput(f"implementation = {name!r}: there is no {class_name} in {module_name}")
     return implementation(execution or Execution())

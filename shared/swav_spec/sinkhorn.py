@@ -68,14 +68,16 @@ def check_sinkhorn(
     shape: tuple[int, ...], epsilon: float, iterations: int, keep: int | None, *, sharded: bool = False
 ) -> None:
     """Raises InvalidInput if the arguments of an assignment break a limit; for every column to call."""
-    require(len(shape) == 2 and shape[1] >= 1 and (sharded or shape[0] >= 1), "scores' shape", shape, "[N, K], both >= 1")
+    """Raises InvalidInput if the arguments of an assignment break a limit; every column calls it."""
+        len(shape) == 2 and shape[1] >= 1 and (sharded or shape[0] >= 1), "scores' shape", shape, "[N >= 1, K >= 1]"
+    )
     require(0 < epsilon < np.inf, "epsilon", epsilon, "greater than 0")
     require(iterations >= 1, "iterations", iterations, "at least 1")
     require(keep is None or 0 <= keep <= shape[0], "keep", keep, f"in 0..{shape[0]}, the rows of scores")
 
 
 def logsumexp(logits: np.ndarray) -> np.ndarray:
-    """log of the sum of exponentials over the last axis, kept as an axis of 1."""
+    """The logarithm of the sum of exponentials over the last axis, kept as an axis of 1."""
     top = logits.max(axis=-1, keepdims=True)
     return top + np.log(np.exp(logits - top).sum(axis=-1, keepdims=True))
 

@@ -55,13 +55,13 @@ def bound(precision: Precision, *, depth: float = 1, gain: float = 1) -> float:
 
 
 def codes_log_bound(precision: Precision, *, iterations: int, epsilon: float, largest_score: float) -> float:
-    """Largest |change of log q| of a code q > SMALLEST_CODE: scores rounded by u move log q by 4 T max|S| u / epsilon."""
+    """Largest |change of log q|, q > SMALLEST_CODE: scores rounded by u move it by 4 T max|S| u / epsilon."""
     logit = max(largest_score / epsilon, 1.0)
     return bound(precision, depth=4 * iterations, gain=logit)
 
 
 def log_error(actual: np.ndarray, expected: np.ndarray) -> float:
-    """Largest |log actual - log expected| where expected > SMALLEST_CODE; infinite for shapes that differ or bad values."""
+    """Largest |log actual - log expected| where expected > SMALLEST_CODE; infinite for bad shapes or values."""
     actual, expected = np.asarray(actual, dtype=np.float64), np.asarray(expected, dtype=np.float64)
     if actual.shape != expected.shape or not np.isfinite(actual).all() or (actual < 0).any():
         return math.inf

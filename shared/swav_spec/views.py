@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from swav_spec.config import Config
-from swav_spec.multicrop import BRIGHTNESS, CONTRAST, HUE, CropPlan
+from swav_spec.multicrop import BRIGHTNESS, CONTRAST, HUE, CropPlan, GroupPlan
 
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as PIL's "L"
 
@@ -37,7 +37,7 @@ def views(images: np.ndarray, plan: CropPlan, config: Config) -> list[np.ndarray
     return result
 
 
-def view(image: np.ndarray, group, crop: int, row: int) -> np.ndarray:
+def view(image: np.ndarray, group: GroupPlan, crop: int, row: int) -> np.ndarray:
     """One view [size, size, 3] in [0, 1], not yet normalised, of an image [H, W, 3] uint8."""
     at = (crop, row)
     top, left, height, width = group.box[at]
@@ -65,7 +65,7 @@ def resize_weights(size: int, out: int, *, flip: bool = False) -> np.ndarray:
 
 
 def jitter(pixels: np.ndarray, kind: int, factor: float) -> np.ndarray:
-    """One colour change: a blend clip(f x + (1 - f) reference) with black, the mean luma or the luma; or a hue shift."""
+    """A blend clip(f x + (1 - f) reference) with black, the mean luma or each pixel's luma; or a hue shift."""
     if kind == HUE:
         return shift_hue(pixels, factor)
     luma = (pixels @ LUMA)[..., None]

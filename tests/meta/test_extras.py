@@ -1,0 +1,86 @@
+"""Each column runs with its own extra alone.
+
+All three frameworks are installed here, so a child process is started in which every distribution outside the
+extra's closure of requirements is made impossible to import; then the column trains one step.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+from collections import deque
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+CHILD = """
+import dataclasses, importlib.abc, json, sys
+forbidden = set(json.load(sys.stdin))
+
+class Wall(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in forbidden:
+            raise ModuleNotFoundError(f"{name} is outside the extra", name=name)
+
+sys.meta_path.insert(0, Wall())
+import numpy as np
+from swav_spec import recipes, registry
+from swav_spec.multicrop import crop_plan
+from swav_spec.network import initial_weights
+recipe = dataclasses.replace(recipes.recipe("textures"), batch=4, queue_length=8)
+config = recipes.resolve(recipe, samples=8, steps=2)
+implementation = registry.load(sys.argv[1])
+images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+state = implementation.init(config, initial_weights(config.network, 0))
+plan = crop_plan(config, seed=0, epoch=0, samples=np.arange(4), heights=32, widths=32)
+state, metrics = implementation.step(state, implementation.to_device(images), plan)
+print("loss", float(implementation.to_host(metrics["loss"])))
+"""
+
+
+def closure(extra: str) -> set[str]:
+    """Names of the distributions that swav-bench[extra] requires, itself included, that are installed."""
+    seen: set[str] = set()
+    todo = deque([Requirement(f"swav-bench[{extra}]")])
+    done = set()
+    while todo:
+        wanted = todo.popleft()
+        key = (canonicalize_name(wanted.name), frozenset(wanted.extras))
+        if key in done:
+            continue
+        done.add(key)
+        try:
+            requires = importlib.metadata.requires(wanted.name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        seen.add(key[0])
+        for text in requires:
+            requirement = Requirement(text)
+            marker = requirement.marker
+            if marker is None or any(marker.evaluate({"extra": name}) for name in ("", *wanted.extras)):
+                todo.append(requirement)
+    return seen
+
+
+@pytest.mark.parametrize("name", ["torch", "jax", "tensorflow"])
+def test_column_runs_with_its_own_extra_alone(name):
+    allowed = closure(name)
+    packages = importlib.metadata.packages_distributions()
+    forbidden = [
+        module for module, owners in packages.items() if not {canonicalize_name(owner) for owner in owners} & allowed
+    ]
+    others = {"torch": "torch", "jax": "jax", "tensorflow": "tensorflow"}
+    assert all((module in forbidden) == (framework != name) for framework, module in others.items())
+    run = subprocess.run(
+        [sys.executable, "-c", CHILD, name],
+        input=json.dumps(forbidden),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("loss ")
