@@ -67,8 +67,8 @@ def sinkhorn(
 def check_sinkhorn(
     shape: tuple[int, ...], epsilon: float, iterations: int, keep: int | None, *, sharded: bool = False
 ) -> None:
-    """Raises InvalidInput if the arguments of an assignment break a limit; for every column to call."""
     """Raises InvalidInput if the arguments of an assignment break a limit; every column calls it."""
+    require(
         len(shape) == 2 and shape[1] >= 1 and (sharded or shape[0] >= 1), "scores' shape", shape, "[N >= 1, K >= 1]"
     )
     require(0 < epsilon < np.inf, "epsilon", epsilon, "greater than 0")
