@@ -1,0 +1,1 @@
+"""SwAV in PyTorch."""
