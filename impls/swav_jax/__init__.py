@@ -1,0 +1,1 @@
+"""SwAV in JAX, with Flax modules and Optax updates."""

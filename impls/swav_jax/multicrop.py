@@ -1,0 +1,161 @@
+"""Pixels to views on the device, as swav_spec.views defines them: crop, jitter, grayscale, blur, normalise.
+
+All choices come with the plan; nothing is drawn here. Inside, pixels are [crops, 3, height, width]: with the channels
+apart, everything after the resize is elementwise over long rows. No dot product is used, so no TF32 setting reaches
+a pixel.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from swav_spec.errors import require
+from swav_spec.multicrop import BRIGHTNESS, CONTRAST, HUE, CropPlan, GroupPlan
+from swav_spec.views import LUMA
+
+
+def views(images: Array, plan: CropPlan, sizes: tuple[int, ...], mean: Array, std: Array) -> list[Array]:
+    """The views of a batch, in the dtype of `mean`.
+
+    Args:
+        images: [N, H, W, 3] uint8.
+        plan: its `size`s are ignored in favour of `sizes`, which are static.
+        sizes: side of the crops of each run of equal resolution.
+        mean, std: [3], of pixels in [0, 1].
+
+    Returns:
+        One [C*B, size, size, 3] array per run of equal resolution, crop-major.
+    """
+    batch = jnp.take(images, plan.index, axis=0, mode="clip").transpose(0, 3, 1, 2)
+    return [_group_views(batch, group, size, mean, std) for group, size in zip(plan.groups, sizes, strict=True)]
+
+
+def check_plan(plan: CropPlan, sizes: tuple[int, ...], crops: tuple[int, ...], batch: int) -> None:
+    """Raises InvalidInput if a plan was made for other crops or another batch."""
+    found = tuple((group.size, *group.box.shape[:2]) for group in plan.groups)
+    wanted = tuple((size, count, batch) for size, count in zip(sizes, crops, strict=True))
+    require(found == wanted and len(plan.index) == batch, "plan's (size, crops, images)", found, f"{wanted}")
+
+
+def normalised(images: Array, mean: Array, std: Array) -> Array:
+    """Whole images [N, H, W, 3] uint8 as the network sees them for embedding: no crop, normalised."""
+    return (images.astype(mean.dtype) / 255 - mean) / std
+
+
+def _group_views(batch: Array, group: GroupPlan, size: int, mean: Array, std: Array) -> Array:
+    dtype = mean.dtype
+    crop_of_image = jax.vmap(lambda image, box, flip: _crop(image, box, flip, size, dtype))
+    pixels = jax.vmap(lambda box, flip: crop_of_image(batch, box, flip))(group.box, group.flip)
+    pixels, order, factor, grayscale, blur_weights = (
+        x.reshape(-1, *x.shape[2:])
+        for x in (pixels, group.jitter_order, group.jitter_factor, group.grayscale, group.blur)
+    )
+    factor, blur_weights = factor.astype(dtype), blur_weights.astype(dtype)
+    pixels = lax.fori_loop(0, 4, lambda position, x: _jitter(x, order[:, position], factor), pixels)
+    pixels = jnp.where(_per_crop(grayscale), _luma(pixels), pixels)
+    for axis in (3, 2):
+        pixels = lax.fori_loop(0, 3, lambda _, x, axis=axis: _box_pass(x, blur_weights, axis), pixels)
+    return (pixels.transpose(0, 2, 3, 1) - mean) / std
+
+
+def _crop(image: Array, box: Array, flip: Array, size: int, dtype) -> Array:
+    """[3, H, W] uint8 to the box [top, left, height, width] resized to [3, size, size], in [0, 1]."""
+    top, left, height, width = box
+    outputs = jnp.arange(size, dtype=jnp.int32)
+    rows, down = _taps(outputs, top, height, image.shape[1], dtype)
+    columns, across = _taps(jnp.where(flip, outputs[::-1], outputs), left, width, image.shape[2], dtype)
+    pixels = (jnp.take(image, rows, axis=1, mode="clip").astype(dtype) * down[:, :, None]).sum(axis=2)
+    return (jnp.take(pixels, columns, axis=2, mode="clip") * across).sum(axis=3) / 255
+
+
+def _taps(outputs: Array, start: Array, length: Array, side: int, dtype) -> tuple[Array, Array]:
+    """Pixels and weights of each output of an antialiased bilinear resize; swav_spec.views.resize_weights.
+
+    With D = 2 max(length, out), pixel x has weight max(0, D - |(2x+1) out - (2o+1) length|) over the sum of them.
+    At most ceil(2 max(side, out) / out) pixels in a row have one, where `side` bounds the length.
+
+    Args:
+        outputs: [out] int32, o = 0..out-1, reversed for a flip.
+        start, length: of the box along this axis; traced integers.
+        side: of the image along this axis; static, so that the number of taps is.
+        dtype: of the weights.
+
+    Returns:
+        [out, taps] int32 positions, clamped into the image (with weight 0 outside the box), and [out, taps] weights.
+    """
+    out = len(outputs)
+    reach = 2 * jnp.maximum(length, out)
+    centre = (2 * outputs[:, None] + 1) * length
+    first = (centre - reach - out) // (2 * out) + 1
+    pixels = first + jnp.arange(-(-2 * max(side, out) // out), dtype=jnp.int32)
+    weights = jnp.maximum(0, reach - jnp.abs((2 * pixels + 1) * out - centre))
+    weights = jnp.where((pixels >= 0) & (pixels < length), weights, 0)
+    positions = start + jnp.clip(pixels, 0, length - 1)
+    return positions, weights.astype(dtype) / weights.sum(axis=1, keepdims=True).astype(dtype)
+
+
+def _jitter(pixels: Array, kind: Array, factors: Array) -> Array:
+    """One colour change of each crop, of its own kind: a blend or a hue shift, as in swav_spec.views.jitter.
+
+    Args:
+        pixels: [N, 3, h, w].
+        kind: [N].
+        factors: [N, 4], the one of each kind.
+    """
+    kind = _per_crop(kind)
+    factor = _per_crop(jnp.take_along_axis(factors, kind[:, :, 0, 0], axis=1)[:, 0])
+    luma = _luma(pixels)
+    reference = jnp.where(kind == CONTRAST, luma.mean(axis=(2, 3), keepdims=True), luma)
+    reference = jnp.where(kind == BRIGHTNESS, 0, reference)
+    blended = jnp.clip(factor * pixels + (1 - factor) * reference, 0, 1)
+    return jnp.where(kind == HUE, _shift_hue(pixels, factor), blended)
+
+
+def _luma(pixels: Array) -> Array:
+    """[N, 3, h, w] to [N, 1, h, w]."""
+    red, green, blue = (float(weight) for weight in LUMA)
+    return red * pixels[:, :1] + green * pixels[:, 1:2] + blue * pixels[:, 2:]
+
+
+def _shift_hue(pixels: Array, turns: Array) -> Array:
+    """Hue moved by a share of a full turn in HSV; swav_spec.views.shift_hue has the equation."""
+    red, green, blue = pixels[:, :1], pixels[:, 1:2], pixels[:, 2:]
+    value = jnp.maximum(jnp.maximum(red, green), blue)
+    chroma = value - jnp.minimum(jnp.minimum(red, green), blue)
+    safe = jnp.where(chroma == 0, 1, chroma)
+    hue = jnp.where(
+        value == red,
+        (green - blue) / safe,
+        jnp.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+    )
+    hue = hue + 6 * turns
+
+    def channel(offset: int) -> Array:
+        sector = hue + offset
+        sector = sector - 6 * jnp.floor(sector / 6)
+        return value - chroma * jnp.clip(jnp.minimum(sector, 4 - sector), 0, 1)
+
+    return jnp.concatenate([channel(5), channel(3), channel(1)], axis=1)
+
+
+def _box_pass(pixels: Array, weights: Array, axis: int) -> Array:
+    """One box pass along an axis, indices clamped to the image. weights [N, R + 1], at distance 0..R."""
+    size, reach = pixels.shape[axis], weights.shape[1] - 1
+    widths = [(0, 0)] * 4
+    widths[axis] = (reach, reach)
+    padded = jnp.pad(pixels, widths, mode="edge")
+
+    def shifted(offset: int) -> Array:
+        return lax.slice_in_dim(padded, reach + offset, reach + offset + size, axis=axis)
+
+    blurred = _per_crop(weights[:, 0]) * pixels
+    for distance in range(1, reach + 1):
+        blurred = blurred + _per_crop(weights[:, distance]) * (shifted(-distance) + shifted(distance))
+    return blurred
+
+
+def _per_crop(values: Array) -> Array:
+    """[N] to [N, 1, 1, 1]."""
+    return values[:, None, None, None]
