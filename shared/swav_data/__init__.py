@@ -1,0 +1,1 @@
+"""Where images come from, and the epochs, shards, canvases and streams made of them. No framework."""

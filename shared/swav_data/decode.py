@@ -1,0 +1,108 @@
+"""Bytes of image files to pixels, or one clear sentence.
+
+Everything becomes RGB with 8 bits: grey and CMYK are converted, transparent images are laid on white, 16 bits keep
+their upper 8 (rounded), the rotation that EXIF asks for is applied, animations give their first frame.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from swav_data.canvas import Canvas, shrink
+from swav_spec.errors import InvalidInput
+
+#: Files from others are data: only these decoders run (Pillow's EPS, for one, would start a PostScript interpreter).
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+for _format in FORMATS:  # Pillow knows some of them only once they are imported
+    importlib.import_module(f"PIL.{'WebP' if _format == 'WEBP' else _format.capitalize()}ImagePlugin")
+#: A larger image is refused before it is decoded: a file of some kilobytes can ask for any amount of memory.
+MAX_PIXELS = 2**26
+
+
+class Encoded(NamedTuple):
+    """An image that is yet to be decoded: the bytes, or the file that they are in.
+
+    Attributes:
+        where: file, and row if it has rows; for messages.
+        path: of the file, where `data` is None.
+        data: the bytes.
+    """
+
+    where: str
+    path: str | None = None
+    data: bytes | None = None
+
+    def read(self) -> bytes:
+        """The bytes.
+
+        Raises:
+            InvalidInput: the file cannot be read.
+        """
+        if self.path is None:
+            if self.data is None:
+                raise InvalidInput(f"{self.where}: holds no bytes of an image")
+            return self.data
+        try:
+            return Path(self.path).read_bytes()
+        except OSError as error:
+            raise InvalidInput(f"{self.where}: cannot be read ({error.strerror or error})") from error
+
+
+def decode(encoded: Encoded, canvas: Canvas) -> np.ndarray:
+    """Pixels [h, w, 3] uint8 of an image, shrunk to the canvas' bounds.
+
+    Raises:
+        InvalidInput: the file cannot be read, is empty, truncated or corrupt, is not an image, has pixels of more than
+            16 bits, or has more than MAX_PIXELS of them.
+    """
+    data = encoded.read()
+    if not data:
+        raise InvalidInput(f"{encoded.where}: is empty (0 bytes)")
+    try:
+        return _decode(data, encoded.where, canvas)
+    except InvalidInput:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InvalidInput(_too_large(encoded.where, "more pixels than Pillow opens")) from error
+    except UnidentifiedImageError as error:
+        raise InvalidInput(f"{encoded.where}: is not an image of a known format ({', '.join(FORMATS)})") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly anything on corrupt bytes
+        raise InvalidInput(f"{encoded.where}: cannot be decoded ({error or type(error).__name__})") from error
+
+
+def _decode(data: bytes, where: str, canvas: Canvas) -> np.ndarray:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise InvalidInput(_too_large(where, f"{image.width} x {image.height} pixels"))
+        height, width = canvas.size(image.height, image.width)
+        if (width, height) != image.size:
+            # A JPEG is decoded at 1/2, 1/4 or 1/8 where that leaves at least twice the pixels needed.
+            image.draft(None, (2 * width, 2 * height))
+        return np.array(shrink(_rgb(ImageOps.exif_transpose(image), where), canvas))
+
+
+def _too_large(where: str, size: str) -> str:
+    return f"{where}: has {size}; at most {MAX_PIXELS} are decoded (a decompression bomb?)"
+
+
+def _rgb(image: Image.Image, where: str) -> Image.Image:
+    if image.mode == "F":
+        raise InvalidInput(f"{where}: has floating-point pixels; at most 16-bit integers are allowed")
+    if image.mode.startswith("I"):  # "I;16" and its byte orders; "I" for some formats' 16 bits
+        levels = np.asarray(image).astype(np.int64)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise InvalidInput(f"{where}: has 32-bit pixels; at most 16 bits are allowed")
+        return Image.fromarray(((levels + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
