@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from swav_spec.errors import require
 
@@ -41,14 +40,6 @@ class Canvas:
             return height, width
         new_height, new_width = ((2 * length * bound + side) // (2 * side) for length in (height, width))
         return max(1, new_height), max(1, new_width)
-
-
-def shrink(image: Image.Image, canvas: Canvas) -> Image.Image:
-    """The image within the canvas' bounds: itself if it fits, else resized by Pillow's antialiased bilinear filter."""
-    height, width = canvas.size(image.height, image.width)
-    if (width, height) == image.size:
-        return image
-    return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
 def place(images: list[np.ndarray], canvases: np.ndarray) -> np.ndarray:

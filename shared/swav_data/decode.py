@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import importlib
 import io
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from swav_data.canvas import Canvas, shrink
+from swav_data.canvas import Canvas
+from swav_data.encoded import Encoded
 from swav_spec.errors import InvalidInput
 
 #: Files from others are data: only these decoders run (Pillow's EPS, for one, would start a PostScript interpreter).
@@ -23,35 +22,6 @@ for _format in FORMATS:  # Pillow knows some of them only once they are imported
     importlib.import_module(f"PIL.{'WebP' if _format == 'WEBP' else _format.capitalize()}ImagePlugin")
 #: A larger image is refused before it is decoded: a file of some kilobytes can ask for any amount of memory.
 MAX_PIXELS = 2**26
-
-
-class Encoded(NamedTuple):
-    """An image that is yet to be decoded: the bytes, or the file that they are in.
-
-    Attributes:
-        where: file, and row if it has rows; for messages.
-        path: of the file, where `data` is None.
-        data: the bytes.
-    """
-
-    where: str
-    path: str | None = None
-    data: bytes | None = None
-
-    def read(self) -> bytes:
-        """The bytes.
-
-        Raises:
-            InvalidInput: the file cannot be read.
-        """
-        if self.path is None:
-            if self.data is None:
-                raise InvalidInput(f"{self.where}: holds no bytes of an image")
-            return self.data
-        try:
-            return Path(self.path).read_bytes()
-        except OSError as error:
-            raise InvalidInput(f"{self.where}: cannot be read ({error.strerror or error})") from error
 
 
 def decode(encoded: Encoded, canvas: Canvas) -> np.ndarray:
@@ -87,6 +57,14 @@ def _decode(data: bytes, where: str, canvas: Canvas) -> np.ndarray:
             # A JPEG is decoded at 1/2, 1/4 or 1/8 where that leaves at least twice the pixels needed.
             image.draft(None, (2 * width, 2 * height))
         return np.array(shrink(_rgb(ImageOps.exif_transpose(image), where), canvas))
+
+
+def shrink(image: Image.Image, canvas: Canvas) -> Image.Image:
+    """The image within the canvas' bounds: itself if it fits, else resized by Pillow's antialiased bilinear filter."""
+    height, width = canvas.size(image.height, image.width)
+    if (width, height) == image.size:
+        return image
+    return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
 def _too_large(where: str, size: str) -> str:

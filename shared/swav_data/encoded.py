@@ -3,16 +3,45 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, get_args
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 
 from swav_data.canvas import Canvas, place
-from swav_data.decode import Encoded, decode
 from swav_data.images import ImageSet, check_labels
 from swav_spec.errors import InvalidInput, require
 
 OnBadImage = Literal["error", "skip"]
+
+
+class Encoded(NamedTuple):
+    """An image that is yet to be decoded: the bytes, or the file that they are in.
+
+    Attributes:
+        where: file, and row if it has rows; for messages.
+        path: of the file, where `data` is None.
+        data: the bytes.
+    """
+
+    where: str
+    path: str | None = None
+    data: bytes | None = None
+
+    def read(self) -> bytes:
+        """The bytes.
+
+        Raises:
+            InvalidInput: the file cannot be read.
+        """
+        if self.path is None:
+            if self.data is None:
+                raise InvalidInput(f"{self.where}: holds no bytes of an image")
+            return self.data
+        try:
+            return Path(self.path).read_bytes()
+        except OSError as error:
+            raise InvalidInput(f"{self.where}: cannot be read ({error.strerror or error})") from error
 
 
 class Files(Protocol):
@@ -33,7 +62,7 @@ class _Chosen:
         return self.files[int(self.positions[position])]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EncodedSet:
     """N labelled images, each a file or some bytes.
 
@@ -96,6 +125,8 @@ def decoded(encoded: EncodedSet, canvas: Canvas, *, on_bad_image: OnBadImage = "
     Raises:
         InvalidInput: an image cannot be decoded, or with "skip" none can.
     """
+    from swav_data.decode import decode  # Pillow is imported when there is something to decode
+
     check_on_bad_image(on_bad_image)
     images: list[np.ndarray] = []
     bad: dict[int, str] = {}

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from swav_data.decode import Encoded
-from swav_data.encoded import EncodedSet
+from swav_data.encoded import Encoded, EncodedSet
 from swav_data.images import Splits
 from swav_spec.errors import InvalidInput
 

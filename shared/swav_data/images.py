@@ -10,7 +10,7 @@ import numpy as np
 from swav_spec.errors import InvalidInput, require
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageSet:
     """N labelled images. Its arrays are made read-only: they may be shared by everybody who asks for them.
 

@@ -6,20 +6,22 @@ integers. Names of the classes stand in the schema's "huggingface" metadata; wit
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from swav_data.decode import Encoded
-from swav_data.encoded import EncodedSet
+from swav_data.encoded import Encoded, EncodedSet
 from swav_data.images import Splits
 from swav_spec.errors import InvalidInput, require
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "fine_label")
@@ -134,31 +136,18 @@ def _read_file(file: Path) -> tuple[pa.ChunkedArray, np.ndarray]:
     return images, labels.to_numpy().astype(np.int64)
 
 
-class _reading:  # noqa: N801 - used like a function
-    """`with _reading(file) as parquet`: pyarrow's errors become one sentence."""
+@contextlib.contextmanager
+def _reading(file: Path) -> Iterator[pq.ParquetFile]:
+    """The open file; errors of pyarrow become one sentence."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __enter__(self):
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        self.errors = (pa.ArrowException, OSError)
-        try:
-            self.parquet = pq.ParquetFile(self.file)
-        except self.errors as error:
-            raise self._sentence(error) from error
-        return self.parquet
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self.parquet.close()
-        if isinstance(error, self.errors):
-            raise self._sentence(error) from error
-
-    def _sentence(self, error: BaseException) -> InvalidInput:
+    try:
+        with pq.ParquetFile(file) as parquet:
+            yield parquet
+    except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-        return InvalidInput(f"{self.file}: cannot be read as Parquet ({reason}); is it complete?")
+        raise InvalidInput(f"{file}: cannot be read as Parquet ({reason}); is it complete?") from error
 
 
 def _class_names(file: Path) -> tuple[str, ...] | None:

@@ -15,8 +15,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from swav_data.canvas import Canvas
-from swav_data.decode import Encoded
-from swav_data.encoded import EncodedSet, OnBadImage, check_on_bad_image
+from swav_data.encoded import Encoded, EncodedSet, OnBadImage, check_on_bad_image
 from swav_data.epochs import batch_samples, shard, steps_per_epoch
 from swav_data.images import ImageSet
 from swav_data.workers import Pool, Task, decode_into, faults_of

@@ -25,8 +25,8 @@ from typing import NamedTuple
 import numpy as np
 
 from swav_data.canvas import Canvas, place
-from swav_data.decode import Encoded, decode
-from swav_data.encoded import EncodedSet
+from swav_data.decode import decode
+from swav_data.encoded import Encoded, EncodedSet
 from swav_spec.errors import InvalidInput
 
 #: Images per task, at most: few enough to spread a batch over the workers, enough to outweigh the messages.

@@ -74,7 +74,7 @@ def linear(
 
     mean, deviation = train.mean(axis=0, dtype=np.float64), train.std(axis=0, dtype=np.float64)
     scale = 1 / np.where(deviation > 0, deviation, 1.0)
-    train, test = ((part - mean) * scale for part in (train, test))
+    train, test = (((part - mean) * scale).astype(part.dtype) for part in (train, test))
 
     strength = strengths[0]
     if len(strengths) > 1:

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from swav_data.canvas import Canvas, place, shrink
+from swav_data.canvas import Canvas, place
+from swav_data.decode import shrink
 from swav_spec.errors import InvalidInput
 
 SIDES = st.integers(1, 3000)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from swav_data.canvas import Canvas
-from swav_data.decode import MAX_PIXELS, Encoded, decode
+from swav_data.decode import MAX_PIXELS, decode
+from swav_data.encoded import Encoded
 from swav_spec.errors import InvalidInput
 
 CANVAS = Canvas()

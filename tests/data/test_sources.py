@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +37,15 @@ def assert_holds(part, images, labels):
     for canvas, image in zip(part.images, images, strict=True):
         assert np.array_equal(canvas[: len(image), : image.shape[1]], image)
         assert canvas.astype(int).sum() == image.astype(int).sum()  # nothing around it
+
+
+def test_textures_need_numpy_only():
+    code = (
+        "import sys; from swav_data.sources import load; load('textures'); "
+        "assert not {'PIL', 'pyarrow', 'sklearn'} & set(sys.modules)"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
 
 
 @pytest.mark.parametrize("source", ["nowhere", "~nobody-at-all/x", "a" * 5000, "texture"])

@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 
 from swav_data.canvas import Canvas
-from swav_data.decode import Encoded
-from swav_data.encoded import EncodedSet, decoded
+from swav_data.encoded import Encoded, EncodedSet, decoded
 from swav_data.epochs import batch_samples, shard
 from swav_data.folder import FileList
 from swav_data.stream import Stream
