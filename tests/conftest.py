@@ -2,13 +2,14 @@
 
     pytest tests/contract --implementation torch [--device gpu] [--precision tf32]
 
-A named framework that cannot be imported is an error. Tests of parts that an implementation does not fulfil are
-deselected, and the count of them is printed by pytest.
+A named framework that cannot be imported is an error. Tests of parts that an implementation does not fulfil, of real
+images without --data-dir, and of pages without a Chromium are deselected, and pytest prints how many.
 """
 
 from __future__ import annotations
 
 import functools
+import shutil
 
 import pytest
 
@@ -17,6 +18,7 @@ from swav_spec.config import PRECISIONS, Execution
 
 #: Precisions that the contract tests run in when none is asked for.
 DEFAULT_PRECISIONS = {"numpy": ("float64",)}
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
 
 def pytest_addoption(parser):
@@ -25,6 +27,7 @@ def pytest_addoption(parser):
     group.addoption("--device", default="cpu", choices=("cpu", "gpu"))
     group.addoption("--precision", choices=PRECISIONS, help="default: float64 and float32 (numpy: float64)")
     group.addoption("--mode", default="default", help="execution mode, e.g. eager, compile, jit, graph, xla")
+    group.addoption("--parity-report", help="file that tests/parity writes its page of figures to")
     group.addoption("--data-dir", help="folder with cifar10-*.parquet and flowers-*.parquet")
 
 
@@ -42,7 +45,8 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         needs = {part for marker in item.iter_markers("needs") for part in marker.args}
         missing_data = item.get_closest_marker("needs_data") and not config.getoption("data_dir")
-        (dropped if missing_data or needs - fulfilled else kept).append(item)
+        missing_browser = item.get_closest_marker("browser") and CHROMIUM is None
+        (dropped if missing_data or missing_browser or needs - fulfilled else kept).append(item)
     if dropped:
         config.hook.pytest_deselected(items=dropped)
         items[:] = kept
@@ -55,6 +59,12 @@ def _make(config):
         return registry.load(config.getoption("implementation"), execution)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """The browser's path; tests marked `browser` run only where there is one."""
+    return CHROMIUM
 
 
 @pytest.fixture(scope="session")

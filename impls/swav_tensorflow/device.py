@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+
 from swav_spec.config import Execution
 from swav_spec.errors import require
 
@@ -27,10 +28,12 @@ class TensorFlowDevice:
         allowed = ("default", *MODES)
         require(execution.mode in allowed, "mode", execution.mode, "one of " + ", ".join(allowed) + " for tensorflow")
         gpus = tf.config.list_physical_devices("GPU")
-        require(execution.device == "cpu" or bool(gpus), "device", execution.device, "cpu: TensorFlow finds no GPU here")
+        require(
+            execution.device == "cpu" or bool(gpus), "device", execution.device, "cpu: TensorFlow finds no GPU here"
+        )
         for gpu in gpus:
             if not tf.config.experimental.get_memory_growth(gpu):
-                tf.config.experimental.set_memory_growth(gpu, True)
+                tf.config.experimental.set_memory_growth(gpu, enable=True)
         tf.config.experimental.enable_tensor_float_32_execution(execution.precision == "tf32")
         self.execution = execution
         self.mode = MODES[0] if execution.mode == "default" else execution.mode
@@ -70,15 +73,14 @@ class TensorFlowDevice:
     def to_device(self, array: np.ndarray) -> tf.Tensor:
         """A copy on the device, same dtype."""
         with tf.device(self.device_name):
-            # Through identity: a constant of int32 would stay on the host, and one on a CPU may share memory.
-            return tf.identity(tf.constant(array))
+            return tf.constant(array)
 
     def to_host(self, array: tf.Tensor) -> np.ndarray:
         """A NumPy copy, same dtype; bfloat16 becomes float32."""
         array = tf.convert_to_tensor(array)
         return np.array((tf.cast(array, tf.float32) if array.dtype == tf.bfloat16 else array).numpy())
 
-    def fence(self, *values: Any) -> None:
+    def fence(self, *values: Any) -> None:  # noqa: ARG002 - all streams are waited for, so these values too
         """Returns when all that was asked of the devices has been computed, the given values included."""
         tf.test.experimental.sync_devices()
 

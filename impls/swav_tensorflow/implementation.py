@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import numpy as np
 import tensorflow as tf
+
 from swav_spec.config import Config, Execution
 from swav_spec.contract import Part
 from swav_spec.multicrop import CropPlan
-
 from swav_tensorflow import loss, multicrop, optimizer, queue, sinkhorn, train
 from swav_tensorflow.device import MODES, TensorFlowDevice
 from swav_tensorflow.train import State

@@ -7,8 +7,8 @@ of the loss itself.
 from __future__ import annotations
 
 import tensorflow as tf
-from swav_spec.loss import check_swapped_loss
 
+from swav_spec.loss import check_swapped_loss
 from swav_tensorflow.sinkhorn import widen
 
 

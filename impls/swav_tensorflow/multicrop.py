@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+
 from swav_spec.config import Config
 from swav_spec.errors import require
 from swav_spec.multicrop import CONTRAST, HUE, SATURATION, CropPlan, GroupPlan
@@ -23,7 +24,7 @@ from swav_spec.views import LUMA
 
 BOX_PASSES = 3  # that make a Gaussian
 BLENDS = 3  # colour changes that are blends: brightness, contrast, saturation
-#: Rows of a group's numbers: box, flip, blends before and after the hue, hue, grayscale; then R + 1 weights of the blur.
+#: Rows of a group's numbers: box, flip, blends before and after the hue, hue, grayscale, R + 1 weights of the blur.
 _TOP, _LEFT, _HEIGHT, _WIDTH, _FLIP = range(5)
 _BLEND = 5
 _HUE = _BLEND + 2 * BLENDS * 3
@@ -87,8 +88,8 @@ def views(images: tf.Tensor, plan: PlanArrays, config: Config, dtype: tf.DType) 
     result = []
     mean = tf.reshape(tf.constant(config.augmentation.mean, dtype), [3, 1, 1, 1])
     std = tf.reshape(tf.constant(config.augmentation.std, dtype), [3, 1, 1, 1])
-    for (side, count), numbers in zip(config.resolutions, plan.groups, strict=True):
-        numbers = tf.unstack(numbers)
+    for (side, count), group in zip(config.resolutions, plan.groups, strict=True):
+        numbers = tf.unstack(group)
         pixels = _resized_crops(images, tf.tile(plan.index, [count]), numbers, side, dtype)
         for slot in range(_BLEND, _BLEND + 3 * BLENDS, 3):
             pixels = _blend(pixels, *numbers[slot : slot + 3])

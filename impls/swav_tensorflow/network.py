@@ -13,10 +13,10 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 import tensorflow as tf
+
 from swav_spec.config import Network, Precision
 from swav_spec.errors import require
 from swav_spec.network import BN_EPSILON, BN_MOMENTUM, convolutions, is_buffer, tensor_shapes
-
 from swav_tensorflow.optimizer import normalize_rows
 
 require(keras.backend.backend() == "tensorflow", "Keras backend", keras.backend.backend(), "tensorflow")

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import tensorflow as tf
-from swav_spec.optimizer import LARC_EPSILON
 
+from swav_spec.optimizer import LARC_EPSILON
 from swav_tensorflow.sinkhorn import widen
 
 Tensors = Mapping[str, tf.Tensor]
@@ -88,15 +88,23 @@ def _descend(params: Tensors, updates: Gradients, momentum: Gradients, lr, decay
     new_params, new_momentum = {}, {}
     for name, param in params.items():
         update, buffer = updates.get(name), momentum.get(name)
-        if update is not None:
-            buffer = update if buffer is None else decay * buffer + update
-            param = param - lr * buffer
-        new_params[name], new_momentum[name] = param, buffer
+        if update is None:
+            new_params[name], new_momentum[name] = param, buffer
+            continue
+        new_momentum[name] = update if buffer is None else decay * buffer + update
+        new_params[name] = param - lr * new_momentum[name]
     return new_params, new_momentum
 
 
 def adam(
-    params: Tensors, grads: Tensors, mean: Tensors, square: Tensors, *, count: Tensors, lr: tf.Tensor, weight_decay: float
+    params: Tensors,
+    grads: Tensors,
+    mean: Tensors,
+    square: Tensors,
+    *,
+    count: Tensors,
+    lr: tf.Tensor,
+    weight_decay: float,
 ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor], dict[str, tf.Tensor]]:
     """One step of Adam (Kingma and Ba 2015, algorithm 1) on g' = g + weight_decay p.
 

@@ -7,6 +7,7 @@ pushed is counted on the host; it is never guessed from the rows' values.
 from __future__ import annotations
 
 import tensorflow as tf
+
 from swav_spec.errors import require
 from swav_spec.queue import is_full
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import tensorflow as tf
+
 from swav_spec.sinkhorn import check_sinkhorn
 
 AllReduce = Callable[[tf.Tensor], tf.Tensor]

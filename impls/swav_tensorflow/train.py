@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+
 from swav_spec.config import Config
 from swav_spec.errors import InvalidInput, require
 from swav_spec.network import parameter_names, tensor_shapes
 from swav_spec.queue import is_full
 from swav_spec.schedule import step_settings
-
 from swav_tensorflow import multicrop
 from swav_tensorflow.device import TensorFlowDevice
 from swav_tensorflow.loss import swapped_loss
@@ -108,9 +108,7 @@ class Run:
         old = {"params": params} | slots
         if options.kind == "adam":
             count = dict.fromkeys(params, settings.updates) | {PROTOTYPES: settings.prototype_updates}
-            changed = adam(
-                params, gradients, *slots.values(), count=count, lr=lr, weight_decay=options.weight_decay
-            )
+            changed = adam(params, gradients, *slots.values(), count=count, lr=lr, weight_decay=options.weight_decay)
         else:
             common = {"lr": lr, "weight_decay": options.weight_decay, "decay": options.momentum}
             momentum = slots["momentum"]

@@ -171,6 +171,8 @@ class Trainer(Protocol):
     def forward(self, state: State, views: Sequence[Array], *, train: bool) -> tuple[Array, Array, Array]:
         """Features [V*B, F], embeddings [V*B, D] of unit length, scores [V*B, K], crop-major; the state stays as it is.
 
+        Scores are with the row-normalised prototypes, as in the step that would come next.
+
         Args:
             train: normalise with the batch's statistics (and leave the running ones alone), else with the running ones.
         """
@@ -193,9 +195,9 @@ class Trainer(Protocol):
     def to_arrays(self, state: State) -> dict[str, np.ndarray]:
         """Everything a run needs to go on, on the host, in the published names and layouts.
 
-        "model/" + state-dict name; "momentum/" + parameter name (only where a buffer exists; for Adam
-        "adam_m/", "adam_v/" and "adam_count" instead); "queue" [A, R, D] if there is one; "queue_count" and
-        "step" int64 [].
+        "model/" + state-dict name; "momentum/" + parameter name, only where a buffer exists; for Adam "adam_m/" and
+        "adam_v/" instead, and "adam_count" int64 [], the steps done, of which a prototype's own count is that less the
+        frozen ones; "queue" [A, R, D] if the config has one, zeros before its start; "queue_count" and "step" int64 [].
         """
 
     def from_arrays(self, config: Config, arrays: Mapping[str, np.ndarray]) -> State:
