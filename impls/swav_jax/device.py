@@ -73,7 +73,8 @@ class JaxDevice:
             array.dtype.name,
             "of at most 32 bits, unless an implementation of precision float64 has been made",
         )
-        return jax.device_put(array, self.device, may_alias=False)
+        # JAX reads the array after this returns: it gets one that the caller cannot change meanwhile.
+        return jax.device_put(np.array(array), self.device, may_alias=False)
 
     def to_host(self, array: Array) -> np.ndarray:
         """A NumPy copy, same dtype (bfloat16 becomes float32)."""

@@ -39,7 +39,7 @@ class JaxImplementation(JaxDevice):
         require(execution.mode in ("default", *self.modes), "mode", execution.mode, "one of " + ", ".join(self.modes))
         super().__init__(execution)
         self._numbers = NUMBERS[execution.precision]
-        self._normalize_rows = self.jit(lambda array: network.normalize_rows(sinkhorn.widened(array)))
+        self._normalize_rows = self.jit(lambda array: optimizer.normalize_rows(sinkhorn.widened(array)))
         self._sinkhorn = self.jit(sinkhorn.sinkhorn, static_argnames=("iterations", "keep"))
         self._swapped_loss = self.jit(loss.swapped_loss, static_argnames="assigned")
         self._queue_read = self.jit(lambda *arrays: queue.queue_read(*map(sinkhorn.widened, arrays)))

@@ -229,18 +229,11 @@ def encode(
 
 
 def _tree(tensors: Mapping[str, Array]) -> dict[str, Any]:
-    """Tensors by published name, nested and called as in Linen: layer1.0.conv1.weight is layer1 / 0 / conv1 / kernel."""
+    """Tensors by published name, nested and named as Linen does: layer1.0.conv1.weight is layer1, 0, conv1, kernel."""
     paths = {tuple(name.split(".")): tensor for name, tensor in tensors.items()}
     return unflatten_dict(
         {(*path[:-1], "kernel") if tensor.ndim > 1 else path: tensor for path, tensor in paths.items()}
     )
-
-
-def normalize_rows(array: Array) -> Array:
-    """Each row over max(its Euclidean norm, 1e-12), along the last axis: a zero row stays zero."""
-    square = jnp.square(array).sum(axis=-1, keepdims=True)
-    # The maximum is taken before the root, whose gradient at 0 is infinite.
-    return array / jnp.sqrt(jnp.maximum(square, 1e-24))
 
 
 def prototype_scores(embeddings: Array, prototypes: Array) -> Array:

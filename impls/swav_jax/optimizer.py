@@ -15,6 +15,13 @@ from swav_spec.config import Optimizer
 from swav_spec.optimizer import LARC_EPSILON
 
 
+def normalize_rows(array: Array) -> Array:
+    """Each row over max(its Euclidean norm, 1e-12), along the last axis: a zero row stays zero."""
+    square = jnp.square(array).sum(axis=-1, keepdims=True)
+    # The maximum is taken before the root, whose gradient at 0 is infinite.
+    return array / jnp.sqrt(jnp.maximum(square, 1e-24))
+
+
 def scale_by_larc(weight_decay: float | Array, trust: float | Array) -> optax.GradientTransformation:
     """Weight decay and layer-wise scaling. Per tensor p with gradient g:
 

@@ -18,8 +18,8 @@ import optax
 from jax import Array, lax
 
 from swav_jax.loss import swapped_loss
-from swav_jax.network import PROTOTYPES, Numbers, encode, exported, imported, normalize_rows, prototype_scores
-from swav_jax.optimizer import transformation
+from swav_jax.network import PROTOTYPES, Numbers, encode, exported, imported, prototype_scores
+from swav_jax.optimizer import normalize_rows, transformation
 from swav_jax.queue import queue_push, queue_read
 from swav_jax.sinkhorn import sinkhorn
 from swav_spec.config import Config, Schedule
