@@ -1,0 +1,98 @@
+"""The process that measures one cell: `python -m swav_bench.child FD`, started by runner.py.
+
+Its job is one JSON line on standard input, which stays open: when it ends, the parent is gone and so is this process.
+What it finds goes to the pipe FD as JSON lines, {"event": ..., ...}: "environment", "phase", "progress" and at the end
+one "result", the part of a record that a child knows. Whatever anything prints goes to the cell's log.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from swav_spec.errors import InvalidInput
+
+#: What frameworks say when memory has run out, in lower case.
+OUT_OF_MEMORY = (
+    "out of memory",
+    "resource_exhausted",
+    "resource exhausted",
+    "oom when allocating",
+    "bad_alloc",
+    "can't allocate memory",
+)
+
+
+class Reporter:
+    """Sends events to the parent."""
+
+    def __init__(self, pipe: TextIO) -> None:
+        self._pipe = pipe
+
+    def send(self, event: str, **values: Any) -> None:
+        """Writes one line; NaN and infinities are errors, which a record may not hold either."""
+        self._pipe.write(json.dumps({"event": event, **values}, allow_nan=False) + "\n")
+        self._pipe.flush()
+
+    def phase(self, name: str) -> None:
+        """Says what comes next, for the progress display and for the reason of a timeout."""
+        self.send("phase", name=name)
+
+
+def main() -> None:
+    """Does the job and exits 0 whenever it could report how that went."""
+    with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as pipe:
+        job = json.loads(sys.stdin.readline())
+        _die_with(job["parent"])
+        reporter = Reporter(pipe)
+        reporter.send("result", **run(job, reporter))
+
+
+def run(job: Mapping[str, Any], reporter: Reporter) -> dict[str, Any]:
+    """The result of a job: `status`, `reason` and whatever was measured; failures are results too."""
+    from swav_bench.measure import Measurement
+    from swav_bench.training import NotFiniteError
+
+    measurement = Measurement(job, reporter)
+    status: str
+    reason: str | None
+    try:
+        measurement.run()
+    except InvalidInput as error:
+        status, reason = "error", str(error)
+    except NotFiniteError as error:
+        status, reason = "error", f"training broke down: {error}"
+    except Exception as error:  # noqa: BLE001 - whatever a framework raises is this cell's result, not the run's end
+        traceback.print_exc()
+        text = f"{type(error).__name__}: {error}"
+        full = isinstance(error, MemoryError) or any(words in text.lower() for words in OUT_OF_MEMORY)
+        status, reason = ("oom" if full else "error"), f"while {measurement.phase}: {text}"
+    else:
+        status, reason = measurement.status, measurement.reason
+    return {"status": status, "reason": reason, **measurement.found}
+
+
+def _die_with(parent: int) -> None:
+    """Ends this process when its parent ends, however that happens."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+    def watch() -> None:
+        sys.stdin.read()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="parent-watch").start()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,308 @@
+"""The command `swav-bench`: every option says what it does, every mistake gets one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from swav_bench import __version__, cells, environment, goals, probe, records, runner
+from swav_bench.cells import Cell, Choice
+from swav_bench.progress import display, printable
+from swav_data.sources import NAMES as DATASETS
+from swav_spec import recipes
+from swav_spec.config import PRECISIONS
+from swav_spec.errors import InvalidInput, require
+from swav_spec.network import count_parameters
+from swav_spec.registry import BUILT_IN
+
+FAILED, INVALID, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+#: Where output is no terminal, tables are laid out for this many columns.
+WIDTH_WITHOUT_TERMINAL = 160
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with: [bold]swav-bench run --suite demo[/bold]   (24 small cells on a CPU, a few minutes)",
+)
+
+#: Panels of `swav-bench run --help`.
+MATRIX = "Which cells (by default those of the suite; lists by naming an option again)"
+HOW = "How they are run"
+
+
+def _option(metavar: str, text: str, *names: str, panel: str | None = MATRIX, **limits: Any) -> Any:
+    """An option without a default of its own."""
+    return typer.Option(*names, metavar=metavar, help=text, show_default=False, rich_help_panel=panel, **limits)
+
+
+Folder = Annotated[
+    Path, typer.Argument(help="A folder that `swav-bench run` has filled, e.g. results/demo.", show_default=False)
+]
+PYTHON = (
+    "NAME=INTERPRETER",
+    "Python that has the framework of NAME, e.g. jax=/opt/jax/bin/python. Repeatable.",
+    "--python",
+)
+
+
+def main() -> None:
+    """Runs the command of this process's arguments."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app()
+    except InvalidInput as error:
+        _say(f"swav-bench: {error}")
+        sys.exit(INVALID)
+    except BrokenPipeError:
+        # Whoever read the output has gone; Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
+
+
+@app.callback(invoke_without_command=True)
+def _app(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+    """Measures SwAV in PyTorch, JAX and TensorFlow: what each costs, and what it learns.
+
+    [bold]run[/bold] measures cell after cell, each in its own process; run again, it goes on where it stopped.
+    [bold]report[/bold] makes report.html, report.md, report.csv and plots from the records.
+    """
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    suite: Annotated[str, typer.Option(metavar="NAME", help="What to measure; see `swav-bench list`.")] = "demo",
+    out: Annotated[Path | None, _option("FOLDER", "Results; by default results/SUITE.", panel=None)] = None,
+    implementation: Annotated[
+        list[str] | None,
+        _option("NAME", "torch, jax, tensorflow, or package.module:Class of your own.", "-i", "--implementation"),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        _option("SOURCE", "textures, digits, a Parquet file or a folder of them, or a folder of images by class."),
+    ] = None,
+    recipe: Annotated[str | None, _option("NAME", "How to learn; see `swav-bench list`.")] = None,
+    precision: Annotated[list[str] | None, _option("NAME", f"{', '.join(PRECISIONS)}.")] = None,
+    mode: Annotated[
+        list[str] | None, _option("NAME", "How steps are executed: eager, compile, jit, xla ...; see `swav-bench env`.")
+    ] = None,
+    batch: Annotated[list[int] | None, _option("N", "Images per step.")] = None,
+    multi_crop: Annotated[str | None, _option("both|on|off", "Small crops beside the two large ones.")] = None,
+    queue: Annotated[str | None, _option("both|on|off", "Embeddings of earlier steps in the assignment.")] = None,
+    seed: Annotated[list[int] | None, _option("N", "Of weights, order and crops.")] = None,
+    repeats: Annotated[int | None, _option("N", "Fresh processes for each cell.", min=1)] = None,
+    steps: Annotated[int | None, _option("N", "Training steps of every cell.", min=1)] = None,
+    lr: Annotated[float | None, _option("X", "Base learning rate.", min=0)] = None,
+    device: Annotated[str, typer.Option(metavar="cpu|gpu", help="The first of its kind.", rich_help_panel=HOW)] = "cpu",
+    python: Annotated[list[str] | None, _option(*PYTHON, panel=HOW)] = None,
+    threads: Annotated[
+        int | None,
+        _option("N", "CPU threads of a measured process; by default 1, with a GPU all there are.", panel=HOW, min=1),
+    ] = None,
+    timeout: Annotated[float | None, _option("SECONDS", "For one cell; by default the suite's.", panel=HOW)] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Measure again what failed.", rich_help_panel=HOW)
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and stop.", rich_help_panel=HOW)] = False,
+) -> None:
+    """Measure the cells of a suite; run it again to go on where it stopped.
+
+    Exit code 0: all cells are ok and reach the suite's goals; 1: some do not; 2: the command cannot be followed;
+    130: stopped.
+    """
+    planned = cells.plan(
+        suite,
+        device=_device(device),
+        steps=steps,
+        lr=lr,
+        implementations=tuple(implementation or ()),
+        dataset=dataset,
+        recipe=recipe,
+        precisions=_precisions(precision),
+        modes=tuple(mode or ()),
+        batches=tuple(batch or ()),
+        multi_crop=_choice("multi_crop", multi_crop),
+        queue=_choice("queue", queue),
+        seeds=tuple(seed or ()),
+        repeats=repeats,
+    )
+    folder = out or Path("results") / suite
+    options = runner.Options(
+        timeout_s=cells.suite(suite).timeout_s if timeout is None else timeout,
+        threads=threads or (1 if device == "cpu" else os.cpu_count() or 1),
+        retry_failed=retry_failed,
+        interpreters=_interpreters(python),
+    )
+    console = _console()
+    if dry_run:
+        _list_cells(console, planned, records.finished(folder))
+        return
+    sys.exit(_run(console, folder, planned, options))
+
+
+@app.command()
+def report(folder: Folder) -> None:
+    """Make report.html, report.md, report.csv and plots from a folder's records."""
+    from swav_bench.report import write_report
+
+    _console().print(Text(f"Report: {write_report(folder)}"), soft_wrap=True)
+
+
+@app.command()
+def check(folder: Folder) -> None:
+    """Check from the records that every cell is ok and has learnt what its suite asks for; exit code 1 if not."""
+    sys.exit(_check(_console(), records.load(folder)))
+
+
+@app.command()
+def env(python: Annotated[list[str] | None, _option(*PYTHON, panel=None)] = None) -> None:
+    """Show this machine, the frameworks and devices found, and what to install for what is missing."""
+    console, interpreters = _console(), _interpreters(python)
+    here = environment.describe()
+    memory = f"{here['memory_bytes'] / 2**30:.0f} GiB"
+    machine = f"{here['os']} {here['architecture']}, {here['cpu']}"
+    console.print(f"{machine}, {here['cpu_count']} CPUs, {memory}, Python {here['python']}")
+    for gpu in here["gpus"]:
+        console.print(f"{gpu['name']}, {gpu['memory_bytes'] / 2**30:.0f} GiB, driver {gpu['driver']}")
+    if not here["gpus"]:
+        console.print("No NVIDIA GPU found.")
+    table = Table("implementation", "framework", "cpu", "gpu", "modes", title="Implementations", title_justify="left")
+    missing = []
+    with console.status("asking each framework"):
+        for name, (_, extra, _) in BUILT_IN.items():
+            found = probe.probe(name, interpreters.get(name, sys.executable), runner.child_environment(1, "gpu"))
+            table.add_row(*_environment_row(name, found))
+            if isinstance(found["cpu"], str) and extra:
+                missing.append(f"{name}: pip install 'swav-bench[{extra}]'")
+    console.print(table)
+    for line in missing:
+        console.print(Text(f"To add {line}"), soft_wrap=True)
+
+
+@app.command("list")
+def list_() -> None:
+    """List suites, implementations, recipes, networks and data sets."""
+    console = _console()
+    suites = Table("suite", "cells", "what it does", title="Suites  (--suite)", title_justify="left")
+    for name, suite in cells.SUITES.items():
+        suites.add_row(name, str(len(cells.plan(name))), suite.description)
+    names = Table(
+        "recipe", "network", "crops", "batch", "epochs", "ImageNet linear top-1", title="Recipes", title_justify="left"
+    )
+    networks = {network: name for name, network in recipes.NETWORKS.items()}
+    for name, recipe in recipes.RECIPES.items():
+        crops = " + ".join(f"{group.count}x{group.size}" for group in recipe.crops)
+        published = "" if recipe.linear_top1 is None else f"{recipe.linear_top1} %"
+        names.add_row(name, networks.get(recipe.network, ""), crops, str(recipe.batch), f"{recipe.epochs:g}", published)
+    sizes = Table("network", "parameters", "prototypes", title="Networks", title_justify="left")
+    for name, network in recipes.NETWORKS.items():
+        sizes.add_row(name, f"{count_parameters(network) / 1e6:,.2f} M", str(network.prototypes))
+    for table in (suites, names, sizes):
+        console.print(table)
+    console.print(f"Implementations  {', '.join(BUILT_IN)}, or package.module:Class")
+    console.print(f"Data sets        {', '.join(DATASETS)}")
+
+
+def _run(console: Console, folder: Path, planned: list[Cell], options: runner.Options) -> int:
+    shown = display(console)
+    try:
+        found = runner.run(folder, planned, options, shown)
+    except KeyboardInterrupt:
+        shown.end()
+        done = records.finished(folder)
+        count = sum(cell.id in done for cell in planned)
+        _say(f"Stopped: {count} of {len(planned)} cells are measured. The same command goes on with the others.")
+        return INTERRUPTED
+    finally:
+        shown.end()
+    from swav_bench.report import comparison_table, write_report
+
+    console.print(comparison_table(found))
+    failed = sum(record["status"] != "ok" for record in found)
+    code = FAILED if failed else 0
+    if failed:
+        console.print(Text(f"{failed} of {len(found)} cells failed; --retry-failed measures them again.", style="red"))
+    results = records.load(folder)
+    if any(goals.goals_of(record) for record in found):
+        code = _check(console, results) or code
+    console.print(Text(f"Report: {write_report(folder)}"), soft_wrap=True)
+    return code
+
+
+def _check(console: Console, results: records.Results) -> int:
+    judged, misses = goals.check(results)
+    for miss in misses:
+        console.print(Text(printable(miss), style="red"), soft_wrap=True)
+    if misses:
+        console.print(f"Goals: missed in {len({miss.partition(':')[0] for miss in misses})} of {judged} cells.")
+        return FAILED
+    console.print(f"Goals: all {judged} cells learn well beyond raw pixels, random weights and ln K.")
+    return 0
+
+
+def _list_cells(console: Console, planned: list[Cell], done: dict[str, Any]) -> None:
+    for cell in planned:
+        status = done[cell.id]["status"] if cell.id in done else "to do"
+        console.print(Text(f"{status:10} {printable(cell.title)}  ({cell.steps} steps)"), soft_wrap=True)
+    console.print(f"{len(planned)} cells, {sum(cell.id not in done for cell in planned)} to do")
+
+
+def _environment_row(name: str, found: dict[str, Any]) -> list[str | Text]:
+    first = next((facts for facts in found.values() if isinstance(facts, dict)), None)
+    if first is None:
+        return [name, Text("not installed", style="red"), "", "", ""]
+    devices = [Text(str(found[kind]["device"]) if isinstance(found[kind], dict) else "no") for kind in probe.DEVICES]
+    return [name, f"{first['framework']} {first['version']}", *devices, ", ".join(first["modes"])]
+
+
+def _interpreters(given: list[str] | None) -> dict[str, str]:
+    interpreters = {}
+    for item in given or []:
+        name, equals, interpreter = item.partition("=")
+        require(bool(name and equals and interpreter), "python", item, "NAME=INTERPRETER, e.g. jax=/opt/jax/bin/python")
+        cells.known_implementation(name)
+        interpreters[name] = interpreter
+    return interpreters
+
+
+def _device(given: str) -> Any:
+    require(given in probe.DEVICES, "device", given, " or ".join(probe.DEVICES))
+    return given
+
+
+def _precisions(given: list[str] | None) -> tuple[Any, ...]:
+    for precision in given or []:
+        require(precision in PRECISIONS, "precision", precision, "one of " + ", ".join(PRECISIONS))
+    return tuple(given or ())
+
+
+def _choice(field: str, given: str | None) -> Choice | None:
+    require(given is None or given in cells.CHOICES, field, given, "both, on or off")
+    return given  # type: ignore[return-value]
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = WIDTH_WITHOUT_TERMINAL
+    return console
+
+
+def _say(sentence: str) -> None:
+    print(printable(sentence), file=sys.stderr)
+
+
+def _terminate(_number: int, _frame: object) -> NoReturn:
+    sys.exit(TERMINATED)

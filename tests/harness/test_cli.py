@@ -1,0 +1,115 @@
+"""The command, as a person meets it."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from swav_bench import records
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "--suite", "nothing"], "suite = 'nothing': must be one of demo"),
+        (["run", "-i", "pytorch"], "implementation = 'pytorch': must be one of numpy, torch, jax, tensorflow"),
+        (["run", "-i", "nowhere_at_all:Class"], "nowhere_at_all is not installed"),
+        (["run", "--batch", "1"], "batch = 1: must be at least 2"),
+        (["run", "--steps", "3"], "steps = 3: must be at least 15"),
+        (["run", "--device", "tpu"], "device = 'tpu': must be cpu or gpu"),
+        (["run", "--precision", "float16"], "precision = 'float16': must be one of float64"),
+        (["run", "--queue", "maybe"], "queue = 'maybe': must be both, on or off"),
+        (["run", "--python", "jax"], "python = 'jax': must be NAME=INTERPRETER"),
+        (["run", "--timeout", "0"], "timeout = 0.0: must be more than 0 seconds"),
+        (["run", "--out", "/proc/nowhere", "-i", "fake:Fake"], "must be a folder that can be written"),
+        (["run", "-i", "fake:WithoutGpu", "--device", "gpu"], "fake:WithoutGpu cannot use a GPU here: device = 'gpu'"),
+        (["report", "nowhere"], "must be a folder with records.jsonl"),
+        (["check", "nowhere"], "must be a folder with records.jsonl"),
+    ],
+)
+def test_a_mistake_gets_one_sentence_and_exit_code_2(command, tmp_path, arguments, words):
+    done = command(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert words in done.stderr
+    assert done.stderr.startswith("swav-bench: ")
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.rglob(records.RECORDS))
+
+
+def test_hostile_arguments_are_shown_without_effect(command):
+    done = command("run", "-i", "\x1b[31m[red]x[/red]")
+    assert done.returncode == 2
+    assert "\x1b" not in done.stderr
+    assert "[red]x[/red]" in done.stderr
+
+
+def test_an_unknown_option_is_exit_code_2(command):
+    done = command("run", "--nothing")
+    assert done.returncode == 2
+    assert "No such option" in done.stderr
+
+
+def test_help_names_every_command_and_the_first_one_to_try(command):
+    done = command("--help")
+    assert done.returncode == 0
+    for word in ("run", "report", "check", "env", "list", "swav-bench run --suite demo"):
+        assert word in done.stdout
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", command("--version").stdout)
+
+
+def test_list_names_suites_recipes_networks_and_data(command):
+    done = command("list")
+    assert done.returncode == 0
+    for word in ("demo", "imagenet-800ep", "75.3 %", "resnet50w4", "textures", "digits", "tensorflow"):
+        assert word in done.stdout
+
+
+def test_a_dry_run_lists_the_cells_and_writes_nothing(command, tmp_path):
+    done = command("run", "--dry-run")
+    assert done.returncode == 0
+    assert done.stdout.count("to do ") == 24
+    assert "24 cells, 24 to do" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_ends_with_the_table_and_the_report_and_check_judges_it(command, images, tmp_path):
+    matrix = ["--batch", "16", "--multi-crop", "off", "--queue", "off", "--steps", "15", "--precision", "float64"]
+    done = command("run", "--out", "results", "--dataset", images, *matrix, "-i", "fake:Fake", "-i", "fake:Exiting")
+    assert done.returncode == 1, done.stderr
+    assert re.search(r"\[1/2\] ok +fake:Fake .* samples/s", done.stdout)
+    assert re.search(r"\[2/2\] error +fake:Exiting .*exit code 7", done.stdout)
+    assert "1 of 2 cells failed; --retry-failed measures them again." in done.stdout
+    assert done.stdout.strip().splitlines()[-1] == "Report: results/report.html"
+    assert (tmp_path / "results" / "report.html").exists()
+    assert command("check", "results").returncode == 2
+
+    file = tmp_path / "results" / records.RECORDS
+    line = json.loads(file.read_text().splitlines()[0])
+    line["cell"] |= {"dataset": "textures"}
+    file.write_text(json.dumps(line) + "\n")
+    (tmp_path / "results" / records.PLAN).unlink()
+    done = command("check", "results")
+    assert done.returncode == 2
+    assert "accuracy" in done.stderr
+
+
+def test_no_lr_fails_the_demo_s_goals(command):
+    """The textures themselves, with weights that never change: beyond raw pixels nothing is learnt."""
+    matrix = ["--batch", "32", "--multi-crop", "off", "--queue", "off", "--steps", "15", "-i", "fake:Fake"]
+    done = command("run", "--out", "results", "--lr", "0", *matrix)
+    assert done.returncode == 1, done.stderr
+    assert "Goals: missed in 1 of 1 cells." in done.stdout
+    assert "is needed (raw pixels and a margin)" in done.stdout
+    assert "is needed (random weights and a margin)" in done.stdout
+    assert command("check", "results").returncode == 1
+
+
+def test_a_reader_that_leaves_is_no_traceback(command):
+    listing = command("list", background=True)
+    listing.stdout.close()
+    assert "Traceback" not in listing.stderr.read()
+    listing.wait(timeout=60)
+    listing.stderr.close()
