@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from swav_bench import __version__, cells, environment, goals, probe, records, runner
+from swav_bench import __version__, cells, environment, goals, probe, records, runner, show_crops
 from swav_bench.cells import Cell, Choice
 from swav_bench.progress import display, printable
 from swav_data.sources import NAMES as DATASETS
@@ -143,7 +143,7 @@ def run(
         timeout_s=cells.suite(suite).timeout_s if timeout is None else timeout,
         threads=threads or (1 if device == "cpu" else os.cpu_count() or 1),
         retry_failed=retry_failed,
-        interpreters=_interpreters(python),
+        interpreters=runner.interpreters(python),
     )
     console = _console()
     if dry_run:
@@ -169,7 +169,7 @@ def check(folder: Folder) -> None:
 @app.command()
 def env(python: Annotated[list[str] | None, _option(*PYTHON, panel=None)] = None) -> None:
     """Show this machine, the frameworks and devices found, and what to install for what is missing."""
-    console, interpreters = _console(), _interpreters(python)
+    console, interpreters = _console(), runner.interpreters(python)
     here = environment.describe()
     memory = f"{here['memory_bytes'] / 2**30:.0f} GiB"
     machine = f"{here['os']} {here['architecture']}, {here['cpu']}"
@@ -189,6 +189,50 @@ def env(python: Annotated[list[str] | None, _option(*PYTHON, panel=None)] = None
     console.print(table)
     for line in missing:
         console.print(Text(f"To add {line}"), soft_wrap=True)
+
+
+app.command("show-crops")(show_crops.command)
+
+
+@app.command()
+def conform(
+    implementation: Annotated[
+        str, typer.Argument(metavar="NAME", help="package.module:Class of your own, or torch, jax, tensorflow, numpy.")
+    ],
+    device: Annotated[str, typer.Option(metavar="cpu|gpu", help="Where it computes.")] = "cpu",
+    precision: Annotated[
+        str, typer.Option(metavar="|".join(PRECISIONS), help="That it computes in; sets the tolerance.")
+    ] = "float32",
+    mode: Annotated[str, typer.Option(metavar="MODE", help="Execution mode, e.g. eager, jit, graph, xla.")] = "default",
+    profile: Annotated[
+        str, typer.Option(metavar="dev|ci|thorough", help="How hard to look: 20, 30 or 2,000 examples a property.")
+    ] = "ci",
+    seed: Annotated[int, typer.Option(help="Of the examples; ci draws the same ones always.")] = 0,
+    select: Annotated[str, typer.Option(metavar="TEXT", help="Only properties whose name contains this.")] = "",
+    json_path: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the verdicts here, too.", show_default=False)
+    ] = None,
+) -> None:
+    """Judge an implementation of SwAV by the specification's properties; a class may have any part of the contract.
+
+    Exit code 0: all properties that apply hold; 1: some do not, with the smallest counterexample; 2: the command cannot
+    be followed.
+    """
+    from swav_bench.conform import conform as judge
+
+    _device(device)
+    code = judge(
+        implementation,
+        device=device,
+        precision=_precisions([precision])[0],
+        mode=mode,
+        profile=profile,
+        seed=seed,
+        select=select,
+        json_path=json_path,
+        console=_console(),
+    )
+    sys.exit(code)
 
 
 @app.command("list")
@@ -265,16 +309,6 @@ def _environment_row(name: str, found: dict[str, Any]) -> list[str | Text]:
         return [name, Text("not installed", style="red"), "", "", ""]
     devices = [Text(str(found[kind]["device"]) if isinstance(found[kind], dict) else "no") for kind in probe.DEVICES]
     return [name, f"{first['framework']} {first['version']}", *devices, ", ".join(first["modes"])]
-
-
-def _interpreters(given: list[str] | None) -> dict[str, str]:
-    interpreters = {}
-    for item in given or []:
-        name, equals, interpreter = item.partition("=")
-        require(bool(name and equals and interpreter), "python", item, "NAME=INTERPRETER, e.g. jax=/opt/jax/bin/python")
-        cells.known_implementation(name)
-        interpreters[name] = interpreter
-    return interpreters
 
 
 def _device(given: str) -> Any:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from swav_bench import __version__, environment, parity, records
-from swav_bench.cells import Cell
+from swav_bench.cells import Cell, known_implementation
 from swav_bench.derive import derive
 from swav_bench.probe import probe
 from swav_bench.progress import Display
@@ -89,6 +89,21 @@ def run(folder: Path, cells: Sequence[Cell], options: Options, display: Display)
             done[cell.id] = record
             display.cell_ended(record)
         return [done[cell.id] for cell in cells]
+
+
+def interpreters(given: Sequence[str] | None) -> dict[str, str]:
+    """Implementation -> interpreter, from arguments NAME=INTERPRETER.
+
+    Raises:
+        InvalidInput: an argument has another form, or the name is unknown.
+    """
+    found = {}
+    for item in given or ():
+        name, equals, interpreter = item.partition("=")
+        require(bool(name and equals and interpreter), "python", item, "NAME=INTERPRETER, e.g. jax=/opt/jax/bin/python")
+        known_implementation(name)
+        found[name] = interpreter
+    return found
 
 
 def check_installed(name: str, interpreter: str) -> None:

@@ -135,8 +135,6 @@ def command(
     ] = None,
 ) -> None:
     """Draw some images, their boxes and their crops in every framework, and the difference of these, magnified."""
-    from swav_bench.cli import _interpreters
-
     require(device in probe.DEVICES, "device", device, " or ".join(probe.DEVICES))
     shown = show_crops(
         data,
@@ -147,7 +145,7 @@ def command(
         seed=seed,
         implementations=tuple(implementation or ()),
         device=device,  # type: ignore[arg-type]
-        interpreters=_interpreters(python),
+        interpreters=runner.interpreters(python),
     )
     for sentence in shown.missing:
         print(f"Left out: {sentence}", file=sys.stderr)

@@ -447,7 +447,7 @@ def _machine(record: Record) -> str:
     if record["cell"]["device"] == "gpu":
         names = [gpu["name"] for gpu in environment["gpus"]]
         return names[0] if names else str((environment["implementation"] or {}).get("device", "unknown GPU"))
-    return f"{environment['cpu']}, {environment['cpu_count']} threads"
+    return f"{environment['cpu']} with {environment['cpu_count']} hardware threads"
 
 
 def _environments(records: Sequence[Record]) -> tuple[tuple[str, ...], dict[str, dict[str, str]]]:

@@ -7,12 +7,15 @@ a pixel.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from swav_spec.errors import require
-from swav_spec.multicrop import BRIGHTNESS, CONTRAST, HUE, CropPlan, GroupPlan
+from swav_spec.multicrop import CONTRAST, HUE, SATURATION, CropPlan, GroupPlan
 from swav_spec.views import LUMA
 
 
@@ -28,8 +31,7 @@ def views(images: Array, plan: CropPlan, sizes: tuple[int, ...], mean: Array, st
     Returns:
         One [C*B, size, size, 3] array per run of equal resolution, crop-major.
     """
-    batch = jnp.take(images, plan.index, axis=0, mode="clip").transpose(0, 3, 1, 2)
-    return [_group_views(batch, group, size, mean, std) for group, size in zip(plan.groups, sizes, strict=True)]
+    return [_group_views(images, plan.index, *item, mean, std) for item in zip(plan.groups, sizes, strict=True)]
 
 
 def check_plan(plan: CropPlan, sizes: tuple[int, ...], crops: tuple[int, ...], batch: int) -> None:
@@ -44,30 +46,47 @@ def normalised(images: Array, mean: Array, std: Array) -> Array:
     return (images.astype(mean.dtype) / 255 - mean) / std
 
 
-def _group_views(batch: Array, group: GroupPlan, size: int, mean: Array, std: Array) -> Array:
+def _group_views(images: Array, index: Array, group: GroupPlan, size: int, mean: Array, std: Array) -> Array:
     dtype = mean.dtype
-    crop_of_image = jax.vmap(lambda image, box, flip: _crop(image, box, flip, size, dtype))
-    pixels = jax.vmap(lambda box, flip: crop_of_image(batch, box, flip))(group.box, group.flip)
-    pixels, order, factor, grayscale, blur_weights = (
-        x.reshape(-1, *x.shape[2:])
-        for x in (pixels, group.jitter_order, group.jitter_factor, group.grayscale, group.blur)
-    )
-    factor, blur_weights = factor.astype(dtype), blur_weights.astype(dtype)
-    pixels = lax.fori_loop(0, 4, lambda position, x: _jitter(x, order[:, position], factor), pixels)
+    box, flip, order, factor, grayscale, blur_weights = (x.reshape(-1, *x.shape[2:]) for x in group[1:])
+    image = jnp.tile(index, group.box.shape[0])
+    pixels = _crop(images, image, box, flip, size, dtype)
+    pixels = _jitter(pixels, order, factor.astype(dtype))
     pixels = jnp.where(_per_crop(grayscale), _luma(pixels), pixels)
+    blur_weights = blur_weights.astype(dtype)
     for axis in (3, 2):
         pixels = lax.fori_loop(0, 3, lambda _, x, axis=axis: _box_pass(x, blur_weights, axis), pixels)
     return (pixels.transpose(0, 2, 3, 1) - mean) / std
 
 
-def _crop(image: Array, box: Array, flip: Array, size: int, dtype) -> Array:
-    """[3, H, W] uint8 to the box [top, left, height, width] resized to [3, size, size], in [0, 1]."""
-    top, left, height, width = box
+def _crop(images: Array, image: Array, box: Array, flip: Array, size: int, dtype) -> Array:
+    """Boxes [n, 4] in the images [n] of the set [N, H, W, 3], resized to [n, 3, size, size] in [0, 1].
+
+    Whole rows are gathered, first of the images and then, transposed, of what came of them: on a CPU a third less time
+    than taking single pixels.
+    """
+    count, height, width, _ = images.shape
+    n = len(box)
     outputs = jnp.arange(size, dtype=jnp.int32)
-    rows, down = _taps(outputs, top, height, image.shape[1], dtype)
-    columns, across = _taps(jnp.where(flip, outputs[::-1], outputs), left, width, image.shape[2], dtype)
-    pixels = (jnp.take(image, rows, axis=1, mode="clip").astype(dtype) * down[:, :, None]).sum(axis=2)
-    return (jnp.take(pixels, columns, axis=2, mode="clip") * across).sum(axis=3) / 255
+    rows, down = jax.vmap(lambda box: _taps(outputs, box[0], box[2], height, dtype))(box)
+    columns, across = jax.vmap(
+        lambda box, flip: _taps(jnp.where(flip, outputs[::-1], outputs), box[1], box[3], width, dtype)
+    )(box, flip)
+    pixels = _weighted_rows(images.reshape(count * height, width * 3), rows + image[:, None, None] * height, down)
+    pixels = pixels.reshape(n, size, width, 3).transpose(0, 2, 3, 1).reshape(n * width, 3 * size)
+    first = jnp.arange(n, dtype=jnp.int32)[:, None, None] * width
+    pixels = _weighted_rows(pixels, columns + first, across / 255)
+    return pixels.reshape(n, size, 3, size).transpose(0, 2, 3, 1)
+
+
+def _weighted_rows(table: Array, rows: Array, weights: Array) -> Array:
+    """Sum over taps of weights [n, out, taps] times the table's rows [n, out, taps]: [n, out, columns]."""
+
+    def tap(number: int) -> Array:
+        taken = jnp.take(table, rows[:, :, number], axis=0, mode="clip")
+        return taken.astype(weights.dtype) * weights[:, :, number, None]
+
+    return functools.reduce(jnp.add, (tap(number) for number in range(rows.shape[2])))
 
 
 def _taps(outputs: Array, start: Array, length: Array, side: int, dtype) -> tuple[Array, Array]:
@@ -96,21 +115,38 @@ def _taps(outputs: Array, start: Array, length: Array, side: int, dtype) -> tupl
     return positions, weights.astype(dtype) / weights.sum(axis=1, keepdims=True).astype(dtype)
 
 
-def _jitter(pixels: Array, kind: Array, factors: Array) -> Array:
-    """One colour change of each crop, of its own kind: a blend or a hue shift, as in swav_spec.views.jitter.
+def _jitter(pixels: Array, order: Array, factors: Array) -> Array:
+    """All colour changes, in each crop's own order (swav_spec.views.jitter).
+
+    The costly hue shift comes once for all crops, with three places for blends before it and three after; a blend that
+    a crop has on the other side has the factor 1 here, which changes nothing.
 
     Args:
-        pixels: [N, 3, h, w].
-        kind: [N].
-        factors: [N, 4], the one of each kind.
+        pixels: [n, 3, h, w] in [0, 1].
+        order: [n, 4] which change comes when.
+        factors: [n, 4] by kind.
     """
-    kind = _per_crop(kind)
-    factor = _per_crop(jnp.take_along_axis(factors, kind[:, :, 0, 0], axis=1)[:, 0])
+    hue_place = jnp.argmax(order == HUE, axis=1)
+    strengths = jnp.take_along_axis(factors, order, axis=1)
+
+    def blend_where(applies: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
+        def body(place: Array, pixels: Array) -> Array:
+            factor = jnp.where(applies(place, hue_place), strengths[:, place], 1)
+            return _blend(pixels, order[:, place], factor)
+
+        return body
+
+    pixels = lax.fori_loop(0, 3, blend_where(jnp.less), pixels)
+    pixels = _shift_hue(pixels, _per_crop(factors[:, HUE]))
+    return lax.fori_loop(1, 4, blend_where(jnp.greater), pixels)
+
+
+def _blend(pixels: Array, kind: Array, factor: Array) -> Array:
+    """clip(f x + (1 - f) reference), the reference being black, the mean luma or the luma, by kind [n]."""
     luma = _luma(pixels)
-    reference = jnp.where(kind == CONTRAST, luma.mean(axis=(2, 3), keepdims=True), luma)
-    reference = jnp.where(kind == BRIGHTNESS, 0, reference)
-    blended = jnp.clip(factor * pixels + (1 - factor) * reference, 0, 1)
-    return jnp.where(kind == HUE, _shift_hue(pixels, factor), blended)
+    mean = _per_crop((1 - factor) * (kind == CONTRAST)) * luma.mean(axis=(2, 3), keepdims=True)
+    own = _per_crop((1 - factor) * (kind == SATURATION)) * luma
+    return jnp.clip(_per_crop(factor) * pixels + mean + own, 0, 1)
 
 
 def _luma(pixels: Array) -> Array:
