@@ -27,7 +27,7 @@ def pytest_addoption(parser):
     group.addoption("--device", default="cpu", choices=("cpu", "gpu"))
     group.addoption("--precision", choices=PRECISIONS, help="default: float64 and float32 (numpy: float64)")
     group.addoption("--mode", default="default", help="execution mode, e.g. eager, compile, jit, graph, xla")
-    group.addoption("--parity-report", help="file that tests/parity writes its page of figures to")
+    group.addoption("--figures", help="folder that tests/parity writes its pages of figures to")
     group.addoption("--data-dir", help="folder with cifar10-*.parquet and flowers-*.parquet")
 
 

@@ -47,7 +47,7 @@ def test_a_child_says_what_is_wrong():
     with pytest.raises(InvalidInput, match="there is no module nowhere"):
         views_of("nowhere:Class", {"some": case_of()})
     with pytest.raises(InvalidInput, match="failed: ModuleNotFoundError"):
-        views_of("tests.harness.test_show_crops:Broken", {"some": case_of()})
+        views_of("test_show_crops:Broken", {"some": case_of()})
     with pytest.raises(InvalidInput, match=r"^python = '/no/python': cannot be started"):
         views_of("numpy", {"some": case_of()}, interpreter="/no/python")
 

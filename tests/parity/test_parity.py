@@ -1,7 +1,7 @@
 """The same run in three frameworks, each in a process of its own: losses, gradients and weights, pair by pair.
 
-A framework that cannot be imported is an error. The page of figures is printed at the end, and written to where
---parity-report says.
+A framework that cannot be imported is an error. The page of figures is printed at the end, and written to
+steps.txt in the folder of --figures.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ def page(request):
     with request.config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
         reporter.write_line("")
         reporter.write(text)
-    path = request.config.getoption("--parity-report")
-    if path:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(text, encoding="utf-8")
+    folder = request.config.getoption("--figures")
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / "steps.txt").write_text(text, encoding="utf-8")
 
 
 def figures(recipe, precision, found, allowed):

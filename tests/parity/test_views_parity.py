@@ -1,8 +1,8 @@
 """The same pixels in every framework: each change of a view alone and all together, pair by pair.
 
 A change alone means that everything else in the plan is neutral: the whole image at its own size, factors 1, no flip,
-no blur. Differences are absolute, after normalisation. The tables are printed at the end; --parity-report FILE also
-writes them to crops/parity-DATASET.md beside FILE.
+no blur. Differences are absolute, after normalisation. The tables are printed, and written to views-DATASET.md in
+the folder of --figures.
 """
 
 from __future__ import annotations
@@ -162,11 +162,10 @@ def check(request, dataset, cases):
     with request.config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
         reporter.write_line("")
         reporter.write(text)
-    report = request.config.getoption("--parity-report")
-    if report:
-        path = Path(report).parent / "crops" / f"parity-{dataset}.md"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text)
+    folder = request.config.getoption("--figures")
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        write_atomically(Path(folder) / f"views-{dataset}.md", text)
     wrong = [
         f"{name}, {' - '.join(pair)}: {gap[0]:.3g}"
         for (name, pair), gap in table.items()
