@@ -39,11 +39,12 @@ class State:
 
 
 class Reference(NumpyImplementation):
-    """Maths, Views and Trainer, and the crop plan and schedule beside them, so that these are judged too."""
+    """Maths, Views and Trainer; crop plan, schedule and initial weights beside them, so that these are judged too."""
 
     fulfils: ClassVar[tuple[Part, ...]] = ("maths", "views", "trainer")
 
     crop_plan = staticmethod(multicrop.crop_plan)
+    initial_weights = staticmethod(network.initial_weights)
     learning_rates = staticmethod(schedule.learning_rates)
     step_settings = staticmethod(schedule.step_settings)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import hypothesis.strategies as st
@@ -197,6 +198,36 @@ def epochs_samples_and_crops_differ(subject: Subject, config: Config, seed: int,
     for what, moved in (("samples", np.roll(boxes, 1, axis=1)), ("crops", np.roll(boxes, 1, axis=0))):
         same = (boxes == moved).all(axis=-1).mean()
         assert same <= 0.5, f"{same:.2f} of boxes are the same in two {what}"
+
+
+@holds("crop_plan", seed=run_seeds, share=0.2)
+def crops_of_a_sample_are_independent(subject: Subject, seed: int) -> None:
+    """What is drawn for one crop of a sample says nothing of the others, those of another resolution included."""
+    crops = (CropGroup(8, 2, (0.3, 0.6)), CropGroup(4, 2, (0.05, 0.3)))  # no box fills a side: each has room to move
+    config, side = config_of(crops, Augmentation(jitter=1.0)), 256
+    plan = planned(subject, config, seed=seed, epoch=3, samples=np.arange(COUNTED), heights=side, widths=side)
+    # Of each crop and sample, events of chance a half; two crops then agree in half of the samples.
+    events: dict[str, list[np.ndarray]] = {}
+    for (low, high), group in zip((crop.scale for crop in crops), plan.groups, strict=True):
+        top, left, height, width = np.moveaxis(group.box.astype(np.float64), -1, 0)
+        drawn = {
+            "flip": group.flip,
+            "area": height * width / side**2 > (low + high) / 2,
+            "ratio": width > height,
+            "top": top / (side - height) > 0.5,
+            "left": left / (side - width) > 0.5,
+            "brightness": group.jitter_factor[..., 0] > 1,
+            "hue": group.jitter_factor[..., HUE] > 0,
+            "order": group.jitter_order[..., 0] < 2,
+        }
+        for name, values in drawn.items():
+            events.setdefault(name, []).extend(values)
+    # Boxes have whole pixels, so that their events have a chance of a half less a little: a box may be square.
+    slack = chance_bound(COUNTED) + 4 / side
+    for name, values in events.items():
+        for one, other in itertools.combinations(range(len(values)), 2):
+            agree = (values[one] == values[other]).mean()
+            assert abs(agree - 0.5) <= slack, f"{name} of crops {one} and {other} agree in {agree:.3f}, must be .5"
 
 
 @holds("crop_plan", seed=run_seeds, top=st.sampled_from((0.5, 2.0, 5.0)))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import hypothesis.strategies as st
 import numpy as np
 
 from swav_spec import sinkhorn, views
+from swav_spec.config import Block, Network
 from swav_spec.loss import swapped_loss
 from swav_spec.multicrop import crop_plan
-from swav_spec.network import is_buffer, parameter_names, tensor_shapes
+from swav_spec.network import BN_SUFFIXES, is_buffer, parameter_names, tensor_shapes
 from swav_spec.testing import runs
 from swav_spec.testing.assertions import assert_close, assert_same, assert_within
 from swav_spec.testing.properties import holds
-from swav_spec.testing.properties.multicrop import picture
+from swav_spec.testing.properties.multicrop import FALSE_ALARM, chance_bound, picture
 from swav_spec.testing.runs import SCENARIOS
 from swav_spec.testing.strategies import generator
 from swav_spec.testing.subject import Subject
@@ -23,6 +26,40 @@ TRAINER = ("init", "step_on_views", "loss_and_grads", "forward", "to_arrays", "f
 run_seeds = st.integers(0, 15)
 scenarios = st.sampled_from(tuple(SCENARIOS))
 FEW = 0.07
+
+
+@holds("initial_weights", seed=st.integers(0, 2**32 - 1), block=st.sampled_from(("conv", "basic", "bottleneck")))
+def initial_weights_have_their_distributions(subject: Subject, seed: int, block: Block) -> None:
+    """Convolutions start normal with variance 2 / (out kernel^2), linear layers and prototypes uniform in
+    +- 1/sqrt(in), biases as their weights; normalisation as the identity, with nothing seen yet.
+    """
+    # Widths rise, so that what comes in and what goes out cannot be mistaken for each other.
+    network = Network(block, (1, 1), (8, 24), (1, 2), "cifar", hidden=80, embedding=40, prototypes=120)
+    weights = subject.implementation.initial_weights(network, seed)
+    assert {name: value.shape for name, value in weights.items()} == tensor_shapes(network)
+    start = dict(zip(BN_SUFFIXES, (1, 0, 0, 1, 0), strict=True))
+    for name, value in weights.items():
+        layer, _, kind = name.rpartition(".")
+        if f"{layer}.running_mean" in weights:
+            assert (value == start[kind]).all(), f"{name} must be {start[kind]}"
+            continue
+        # But for FALSE_ALARM: a mean of squares of normal numbers (Laurent and Massart 2000), and the largest of many.
+        rate = math.log(2 / FALSE_ALARM) / value.size
+        if value.ndim == 4:
+            outputs, _, kernel, _ = value.shape
+            square = np.square(value).mean() / (2 / (outputs * kernel**2))
+            assert abs(square - 1) <= 2 * math.sqrt(rate) + 2 * rate, (
+                f"{name}: variance is {square:.3f} of what it must be"
+            )
+            inside = (np.abs(value) < math.sqrt(2 / (outputs * kernel**2))).mean()
+            expected = math.erf(math.sqrt(0.5))
+            assert abs(inside - expected) <= chance_bound(value.size), f"{name}: {inside:.3f} within a deviation"
+        else:
+            limit = 1 / math.sqrt(weights[f"{layer}.weight"].shape[1])
+            largest = np.abs(value).max() / limit
+            assert 1 - rate <= largest <= 1, f"{name}: reaches {largest:.3f} of its limit"
+        positive = (value > 0).mean()
+        assert abs(positive - 0.5) <= chance_bound(value.size), f"{name}: {positive:.3f} of it is positive"
 
 
 @holds("init", "to_arrays", scenario=scenarios, seed=run_seeds, share=FEW)
