@@ -168,7 +168,7 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
             dataset="textures",
             implementations=("torch", "jax", "tensorflow"),
             batches=(32, 64),
-            steps={(32, False): 320, (64, False): 250, (32, True): 200, (64, True): 130},
+            steps={(32, False): 320, (64, False): 320, (32, True): 200, (64, True): 130},
             queue_rows=256,
             goals=Goals(knn_over_raw=0.15, knn_over_random=0.25, loss_below_ln_k=0.5),
             timeout_s=300,

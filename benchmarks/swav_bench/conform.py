@@ -13,7 +13,7 @@ import importlib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,20 +97,11 @@ def load(target: str, execution: Execution) -> Subject:
         InvalidInput: see `conform`.
     """
     suite_subject: type[Subject] = importlib.import_module("swav_spec.testing.subject").Subject
-    if target in registry.BUILT_IN or ":" not in target:
+    if target in registry.BUILT_IN:
         return suite_subject(registry.load(target, execution))
-    module_name, _, class_name = target.partition(":")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not module_name.startswith(error.name):
-            raise
-        raise InvalidInput(f"implementation = {target!r}: there is no module {module_name}") from error
-    make: Callable[..., Any] | None = getattr(module, class_name, None)
-    require(make is not None and callable(make), "implementation", target, f"a class that is in {module_name}")
-    assert make is not None
+    make = registry.find(target)
     try:
         takes_execution = bool(inspect.signature(make).parameters)
     except ValueError:  # a class in C tells nothing

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from types import MappingProxyType
+from typing import Any
 
 from swav_spec.config import Execution
 from swav_spec.contract import Implementation
@@ -21,11 +23,20 @@ BUILT_IN = MappingProxyType(
 
 
 def load(name: str, execution: Execution | None = None) -> Implementation:
-    """The implementation called `name`, or the class at "package.module:Class" for one that is not built in.
+    """The implementation called `name`, made for an execution.
 
     Raises:
-        InvalidInput: the name is unknown, its framework is not installed (says which extra installs it), the
-            class is not there, or it does not offer that execution.
+        InvalidInput: see `find`; or it does not offer that execution.
+    """
+    return find(name)(execution or Execution())
+
+
+def find(name: str) -> Callable[..., Any]:
+    """The class called `name`, or the one at "package.module:Class" for one that is not built in.
+
+    Raises:
+        InvalidInput: the name is unknown, its framework is not installed (says which extra installs it), or the
+            class is not there.
     """
     target, extra, framework = BUILT_IN.get(name, (name, "", ""))
     known = ", ".join(BUILT_IN)
@@ -45,7 +56,7 @@ def load(name: str, execution: Execution | None = None) -> Implementation:
         if error.name is None or not module_name.startswith(error.name):
             raise
         raise InvalidInput(f"implementation = {name!r}: there is no module {module_name}") from error
-    implementation = getattr(module, class_name, None)
-    if implementation is None:
-        raise InvalidInput(f"implementation = {name!r}: there is no {class_name} in {module_name}")
-    return implementation(execution or Execution())
+    found: Callable[..., Any] | None = getattr(module, class_name, None)
+    if not callable(found):
+        raise InvalidInput(f"implementation = {name!r}: there is no class {class_name} in {module_name}")
+    return found

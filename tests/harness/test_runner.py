@@ -60,7 +60,7 @@ FAILURES = {
     "NotFinite": ("error", "scores of view 1 were not finite in step 12"),
     "Unprintable": ("error", "not JSON serializable"),
     "Strange": ("error", "no valid record"),
-    "Missing": ("error", "there is no Missing in fake"),
+    "Missing": ("error", "there is no class Missing in fake"),
 }
 
 

@@ -89,7 +89,7 @@ def _shape(nested):
 @pytest.mark.parametrize(
     ("target", "sentence"),
     [
-        ("tests.meta.strangers:Nobody", "a class that is in tests.meta.strangers"),
+        ("tests.meta.strangers:Nobody", "there is no class Nobody in tests.meta.strangers"),
         ("tests.meta.nowhere:Right", "there is no module tests.meta.nowhere"),
         ("nothing", "one of numpy, torch, jax, tensorflow"),
         ("collections:OrderedDict", "a class with at least one of"),
