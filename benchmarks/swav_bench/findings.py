@@ -132,6 +132,8 @@ def _speed(study: Study, settings: Sequence[Setting], where: str) -> list[str]:
     if open_:
         which = f"In {open_} of {total} {_settings(total)}" if parts else "In every setting"
         text += f" {which} the 95 % intervals of the first ones overlap, so none is named."
+    if settings[0].device == "cpu":
+        text += " That is what this CPU did, and no claim about a framework."
     return [text]
 
 

@@ -505,3 +505,9 @@ def test_loss_is_not_hidden_where_it_is_not_a_number():
     assert study.rows[0].estimate(tables.METRIC["loss"]) is None
     assert any(plot.name == "loss" for plot in plots.plots(study))
     assert math.isclose(study.reference(study.settings[0], ("accuracy", "ln_k")), math.log(30))
+
+
+def test_a_cpu_s_answer_says_that_it_is_no_claim():
+    claim = "no claim about a framework"
+    assert claim in lead(synthetic.demo())
+    assert claim not in lead([synthetic.gpu(record) for record in synthetic.demo()])
