@@ -9,12 +9,21 @@ images without --data-dir, and of pages without a Chromium are deselected, and p
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 
 import pytest
+from hypothesis import settings
 
 from swav_spec import registry
 from swav_spec.config import PRECISIONS, Execution
+
+# The same examples every time, and no time limit for one, which a busy machine would break; HYPOTHESIS_PROFILE=dev
+# looks elsewhere at each run, thorough longer.
+settings.register_profile("ci", derandomize=True, deadline=None)
+settings.register_profile("dev", deadline=None)
+settings.register_profile("thorough", deadline=None, max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 #: Precisions that the contract tests run in when none is asked for.
 DEFAULT_PRECISIONS = {"numpy": ("float64",)}
