@@ -51,7 +51,8 @@ def torch_codes(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def jax_codes(tmp_path_factory):
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
+    # In front: XLA reads no flag that stands behind a word without dashes, which thread settings often are.
+    flags = f"--xla_force_host_platform_device_count=2 {os.environ.get('XLA_FLAGS', '')}"
     (codes,) = ranks([tmp_path_factory.mktemp("jax") / "codes.npz"], "jax", XLA_FLAGS=flags)
     return codes
 
