@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from swav_bench.runner import child_environment
+from swav_bench.children import child_environment
 from swav_spec.testing.assertions import PIPELINE_LEVELS
 
 pytestmark = pytest.mark.needs("views")

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from swav_spec import recipes
 from swav_spec.config import Config, DeviceKind, Execution, Precision
@@ -22,7 +22,10 @@ from swav_spec.errors import require
 from swav_spec.registry import BUILT_IN
 
 Choice = Literal["both", "on", "off"]
+Task = Literal["train", "kernels", "largest_batch"]
+Input = Literal["resident", "stream", "views"]
 CHOICES: Mapping[str, tuple[bool, ...]] = MappingProxyType({"both": (False, True), "on": (True,), "off": (False,)})
+_LATER = {"task": "train", "input": "resident", "network": None, "crops": None}
 #: Steps before the first timed block, at least.
 WARMUP_STEPS = 10
 #: Timed blocks of a run that is long enough for them, and the fewest that are accepted.
@@ -31,7 +34,7 @@ BLOCKS, FEWEST_BLOCKS = 20, 5
 
 @dataclass(frozen=True)
 class Cell:
-    """One measurement. Fields are those of a record's `cell`; see schema/record-1.json.
+    """One measurement. Fields are those of a record's `cell`; see schema/record-2.json.
 
     Raises:
         InvalidInput: the recipe is unknown, or a number is out of its range.
@@ -51,6 +54,10 @@ class Cell:
     steps: int
     repeat: int = 0
     lr: float | None = None
+    task: Task = "train"
+    input: Input = "resident"
+    network: str | None = None
+    crops: str | None = None
 
     def __post_init__(self) -> None:
         recipes.recipe(self.recipe)
@@ -58,12 +65,16 @@ class Cell:
         require(self.steps >= fewest, "steps", self.steps, f"at least {fewest}: warm-up and {FEWEST_BLOCKS} blocks")
         require(0 <= self.seed < 2**64, "seed", self.seed, "in 0..2^64-1")
         require(self.repeat >= 0, "repeat", self.repeat, "at least 0")
+        require(self.task in get_args(Task), "task", self.task, "one of " + ", ".join(get_args(Task)))
+        require(self.input in get_args(Input), "input", self.input, "one of " + ", ".join(get_args(Input)))
         _ = self.execution, self.config(samples=self.batch)  # both check their fields
 
     @property
     def id(self) -> str:
         """The same for the same fields on every machine and in every version; fit for a file name."""
-        fields = json.dumps(self._public(), sort_keys=True)
+        # Fields that came later count only where they are set, so that older cells keep their names.
+        public = {name: value for name, value in self._public().items() if _LATER.get(name, self) != value}
+        fields = json.dumps(public, sort_keys=True)
         name = re.sub(r"[^A-Za-z0-9]+", "-", self.implementation).strip("-")[:40] or "implementation"
         crops = "multi" if self.multi_crop else "two"
         digest = hashlib.sha256(fields.encode()).hexdigest()[:8]
@@ -78,7 +89,7 @@ class Cell:
             "multi-crop" if self.multi_crop else "two crops",
             f"queue {self.queue_rows}" if self.queue_rows else "no queue",
         ]
-        defaults = {"mode": "default", "device": "cpu", "precision": "float32"}
+        defaults = {"mode": "default", "device": "cpu", "precision": "float32", **_LATER}
         words += [str(getattr(self, name)) for name, value in defaults.items() if getattr(self, name) != value]
         words += [f"{name} {getattr(self, name)}" for name in ("seed", "repeat") if getattr(self, name)]
         return " · ".join(words)
@@ -96,6 +107,10 @@ class Cell:
             changes |= {"base_lr": self.lr, "start_warmup": min(recipe.start_warmup, self.lr)}
             changes |= {"final_lr": min(recipe.final_lr, self.lr)}
         recipe = dataclasses.replace(recipe, **changes)
+        if self.network is not None:
+            recipe = recipes.with_network(recipe, self.network)
+        if self.crops is not None:
+            recipe = recipes.with_crops(recipe, self.crops)
         if not self.multi_crop:
             recipe = recipes.without_multi_crop(recipe)
         return recipes.resolve(recipe, samples=samples, steps=self.steps)

@@ -1,13 +1,14 @@
-"""The process that measures one cell: `python -m swav_bench.child FD`, started by runner.py.
+"""The process that does one task with one framework: `python -m swav_bench.child FD`, started by children.py.
 
 Its job is one JSON line on standard input, which stays open: when it ends, the parent is gone and so is this process.
 What it finds goes to the pipe FD as JSON lines, {"event": ..., ...}: "environment", "phase", "progress" and at the end
-one "result", the part of a record that a child knows. Whatever anything prints goes to the cell's log.
+one "result": `status`, `reason` and what the task found. Whatever anything prints goes to the process's log.
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import os
 import signal
@@ -15,7 +16,8 @@ import sys
 import threading
 import traceback
 from collections.abc import Mapping
-from typing import Any, TextIO
+from types import MappingProxyType
+from typing import Any, Protocol, TextIO
 
 from swav_spec.errors import InvalidInput
 
@@ -55,28 +57,50 @@ def main() -> None:
         reporter.send("result", **run(job, reporter))
 
 
+#: What a job's "task" stands for: a class, see Task, that is made from (job, reporter).
+TASKS = MappingProxyType({"measure": "swav_bench.measure:Measurement"})
+
+
+class Task(Protocol):
+    """A task, as far as it has come.
+
+    Attributes:
+        found: JSON values of the result; what a failure leaves is still worth telling.
+        phase: what is being done.
+        status, reason: "ok", or why a task that went through does not count.
+    """
+
+    found: dict[str, Any]
+    phase: str
+    status: str
+    reason: str | None
+
+    def run(self) -> None:
+        """Does it."""
+
+
 def run(job: Mapping[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """The result of a job: `status`, `reason` and whatever was measured; failures are results too."""
-    from swav_bench.measure import Measurement
+    """The result of a job: `status`, `reason` and whatever was found; failures are results too."""
     from swav_bench.training import NotFiniteError
 
-    measurement = Measurement(job, reporter)
+    module, _, name = TASKS[job["task"]].partition(":")
+    task: Task = getattr(importlib.import_module(module), name)(job, reporter)
     status: str
     reason: str | None
     try:
-        measurement.run()
+        task.run()
     except InvalidInput as error:
         status, reason = "error", str(error)
     except NotFiniteError as error:
         status, reason = "error", f"training broke down: {error}"
-    except Exception as error:  # noqa: BLE001 - whatever a framework raises is this cell's result, not the run's end
+    except Exception as error:  # noqa: BLE001 - whatever a framework raises is this task's result, not the command's end
         traceback.print_exc()
         text = f"{type(error).__name__}: {error}"
         full = isinstance(error, MemoryError) or any(words in text.lower() for words in OUT_OF_MEMORY)
-        status, reason = ("oom" if full else "error"), f"while {measurement.phase}: {text}"
+        status, reason = ("oom" if full else "error"), f"while {task.phase}: {text}"
     else:
-        status, reason = measurement.status, measurement.reason
-    return {"status": status, "reason": reason, **measurement.found}
+        status, reason = task.status, task.reason
+    return {"status": status, "reason": reason, **task.found}
 
 
 def _die_with(parent: int) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from swav_bench import __version__, cells, environment, goals, probe, records, runner, show_crops
+from swav_bench import __version__, cells, children, environment, goals, probe, records, runner, show_crops
 from swav_bench.cells import Cell, Choice
 from swav_bench.progress import display, printable
 from swav_data.sources import NAMES as DATASETS
@@ -143,7 +143,7 @@ def run(
         timeout_s=cells.suite(suite).timeout_s if timeout is None else timeout,
         threads=threads or (1 if device == "cpu" else os.cpu_count() or 1),
         retry_failed=retry_failed,
-        interpreters=runner.interpreters(python),
+        interpreters=children.interpreters(python),
     )
     console = _console()
     if dry_run:
@@ -169,7 +169,7 @@ def check(folder: Folder) -> None:
 @app.command()
 def env(python: Annotated[list[str] | None, _option(*PYTHON, panel=None)] = None) -> None:
     """Show this machine, the frameworks and devices found, and what to install for what is missing."""
-    console, interpreters = _console(), runner.interpreters(python)
+    console, interpreters = _console(), children.interpreters(python)
     here = environment.describe()
     memory = f"{here['memory_bytes'] / 2**30:.0f} GiB"
     machine = f"{here['os']} {here['architecture']}, {here['cpu']}"
@@ -182,7 +182,7 @@ def env(python: Annotated[list[str] | None, _option(*PYTHON, panel=None)] = None
     missing = []
     with console.status("asking each framework"):
         for name, (_, extra, _) in BUILT_IN.items():
-            found = probe.probe(name, interpreters.get(name, sys.executable), runner.child_environment(1, "gpu"))
+            found = probe.probe(name, interpreters.get(name, sys.executable), children.child_environment(1, "gpu"))
             table.add_row(*_environment_row(name, found))
             if isinstance(found["cpu"], str) and extra:
                 missing.append(f"{name}: pip install 'swav-bench[{extra}]'")

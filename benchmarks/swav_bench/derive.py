@@ -38,6 +38,7 @@ def derive(record: dict[str, Any]) -> dict[str, Any]:
             "samples_per_s_low": config.batch / high,
             "samples_per_s_high": config.batch / low,
             "views_per_s": config.batch * config.views / median,
+            "input_wait_share": sum(waited) / sum(timing["block_s"]) if (waited := timing["input_waited_s"]) else None,
         }
         flops = step_flops(config)
         rate = flops / median / 1e12

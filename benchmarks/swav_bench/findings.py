@@ -230,7 +230,7 @@ def _learning(study: Study, settings: Sequence[Setting]) -> list[str]:
     ends = [
         (estimate.value, limit)
         for setting in settings
-        if (limit := study.reference(setting, ("accuracy", "ln_k"))) is not None
+        if (limit := study.reference(setting, ("learning", "ln_k"))) is not None
         for row in study.at(setting)
         if row.ranked and (estimate := row.estimate(METRIC["loss"]))
     ]

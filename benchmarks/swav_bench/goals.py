@@ -51,7 +51,8 @@ def _misses(record: Record, goals: Goals) -> list[str]:
         for name, value, beside, least in wanted
         if value < least
     ]
-    most = accuracy["ln_k"] - goals.loss_below_ln_k
-    if accuracy["final_loss"] > most:
-        misses.append(f"loss {accuracy['final_loss']:.3f}, and at most {most:.3f} is allowed (ln K less a margin)")
+    learning = record["learning"]
+    most = learning["ln_k"] - goals.loss_below_ln_k
+    if learning["final_loss"] > most:
+        misses.append(f"loss {learning['final_loss']:.3f}, and at most {most:.3f} is allowed (ln K less a margin)")
     return misses

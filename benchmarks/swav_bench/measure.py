@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import statistics
@@ -11,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from swav_bench import cells, environment, memory, nvml, parity, training
+from swav_bench import cells, environment, inputs, memory, nvml, parity, training
 from swav_bench.timing import Blocks, blocks
 from swav_data.images import ImageSet, Splits
-from swav_data.sources import load
+from swav_data.sources import load, open_source
 from swav_spec import config as configs
 from swav_spec import registry, tolerance
 from swav_spec.config import Execution
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 FINAL_SHARE = 0.1
 #: A run whose final loss is within this share of ln K has collapsed: all images get the same codes.
 COLLAPSE_MARGIN = 0.03
+#: So many images that were left out are named in the record.
+REASONS = 10
 #: A loss that arrives this share of a block after its fence, and this many seconds, shows a fence that does not wait.
 LATE_SHARE, LATE_S = 0.1, 1e-3
 
@@ -72,20 +75,34 @@ class Measurement:
         trainer = self._load(self.cell.execution)
         self._enter("compiling")
         trainer.reset_peak()
-        images = trainer.to_device(data.train.images)
-        trainer.fence(images)
-        started = time.perf_counter()
-        state = trainer.init(config, weights)
-        spans: list[training.Span] = []
-        state = self._train(trainer, state, images, data.train, [1], spans.append)
-        first_s = time.perf_counter() - started
-        self._enter("checking the first step")
-        if not self._agrees(config, trainer.to_arrays(state), spans[0], twin):
-            return
-        state = self._timed(trainer, state, images, data.train, plan, spans[0], first_s)
+        with contextlib.ExitStack() as stack:
+            feed = self._feed(trainer, data.train, config, stack)
+            self.found["data"] = {
+                "train_samples": feed.samples,
+                "skipped": len(feed.skipped),
+                "skipped_reasons": list(feed.skipped[:REASONS]),
+            }
+            started = time.perf_counter()
+            state = trainer.init(config, weights)
+            spans: list[training.Span] = []
+            state = self._train(trainer, state, feed, [1], spans.append)
+            first_s = time.perf_counter() - started
+            self._enter("checking the first step")
+            if not self._agrees(config, trainer.to_arrays(state), spans[0], twin):
+                return
+            state = self._timed(trainer, state, feed, plan, spans[0], first_s)
         if self.status == "ok" and (data.test is not None or data.validation is not None):
             self._evaluate(trainer, state, weights, data)
         self._enter("done")
+
+    def _feed(self, trainer: Any, data: ImageSet, config: configs.Config, stack: contextlib.ExitStack) -> inputs.Feed:
+        """Where the cell's steps get their input from; what it holds open is closed with the stack."""
+        if self.cell.input == "views":
+            return inputs.ReadyViews(trainer, data, config, seed=self.cell.seed)
+        if self.cell.input == "stream":
+            images = open_source(self.cell.dataset).train
+            return stack.enter_context(inputs.Streamed(trainer, images, config, seed=self.cell.seed))
+        return inputs.Resident(trainer, data, config, seed=self.cell.seed)
 
     def _enter(self, phase: str) -> None:
         self.phase = phase
@@ -109,8 +126,7 @@ class Measurement:
         self,
         trainer: Any,
         state: Any,
-        images: Any,
-        data: ImageSet,
+        feed: inputs.Feed,
         fences: list[int],
         observe: Callable[[training.Span], None],
     ) -> Any:
@@ -118,7 +134,7 @@ class Measurement:
             self.reporter.send("progress", step=span.done, loss=float(span.losses[-1]))
             observe(span)
 
-        return training.train(trainer, state, images, data, seed=self.cell.seed, fences=fences, observe=told)
+        return training.train(trainer, state, feed, fences=fences, observe=told)
 
     def _twin_summary(
         self, config: configs.Config, weights: Mapping[str, np.ndarray], data: ImageSet
@@ -129,11 +145,11 @@ class Measurement:
             return None
         self._enter(f"checking the first step in {judged}")
         twin: Any = registry.load(self.cell.implementation, Execution(self.cell.device, judged, self.cell.mode))
-        images = twin.to_device(data.images)
+        feed = inputs.Resident(twin, data, config, seed=self.cell.seed)
         spans: list[training.Span] = []
-        state = self._train(twin, twin.init(config, weights), images, data, [1], spans.append)
+        state = self._train(twin, twin.init(config, weights), feed, [1], spans.append)
         summary = parity.summary(float(spans[0].losses[0]), twin.to_arrays(state))
-        del twin, images, state
+        del twin, feed, state
         gc.collect()
         return summary
 
@@ -160,7 +176,7 @@ class Measurement:
         return self.reason is None
 
     def _timed(
-        self, trainer: Any, state: Any, images: Any, data: ImageSet, plan: Blocks, first: training.Span, first_s: float
+        self, trainer: Any, state: Any, feed: inputs.Feed, plan: Blocks, first: training.Span, first_s: float
     ) -> Any:
         self._enter("warming up")
         spans, marks = [first], []
@@ -175,7 +191,7 @@ class Measurement:
                 self._enter("training")
                 mark()
 
-        state = self._train(trainer, state, images, data, plan.fences[1:], observe)
+        state = self._train(trainer, state, feed, plan.fences[1:], observe)
         mark()
         timed = spans[2:]
         (compiled, start, before), (recompiled, end, after) = marks
@@ -186,6 +202,7 @@ class Measurement:
             "warmup_steps": plan.warmup,
             "steps_per_block": plan.steps,
             "block_s": [span.wall_s for span in timed],
+            "input_waited_s": [span.waited_s for span in timed],
             "cores_busy": sum(span.cpu_s for span in timed) / sum(span.wall_s for span in timed),
         }
         self.found["memory"] = {
@@ -251,8 +268,8 @@ class Measurement:
         random = judged(trainer.init(config, weights))
         raw = self.job["raw_pixels"] or evaluation.raw_pixels(known, asked)
         self.found["raw_pixels"] = raw
-        learning = self.found.pop("learning")
-        self.found["accuracy"] = learning | {
+        learning = self.found["learning"]
+        self.found["accuracy"] = {
             "knn_top1": learnt["knn_top1"],
             "linear_top1": learnt["linear_top1"],
             "raw_knn_top1": raw["knn_top1"],

@@ -311,7 +311,7 @@ def _accuracy_against_time(study: Study, looks: Looks) -> Plot | None:
     found: dict[Setting, dict[Contestant, list[tuple[float, float]]]] = {}
     for row in study.rows:
         for _, record in row.records:
-            seconds, value = pick(record, ("accuracy", "train_s")), pick(record, metric.path)
+            seconds, value = pick(record, ("learning", "train_s")), pick(record, metric.path)
             if record["status"] == "ok" and seconds is not None and value is not None:
                 points = found.setdefault(row.setting.facet, {}).setdefault(row.contestant, [])
                 points.append((seconds, value * metric.scale))
@@ -344,7 +344,7 @@ def _loss_curves(study: Study, looks: Looks) -> Plot | None:
     found: dict[Setting, list[tuple[Contestant, list[int], list[float]]]] = {}
     for row in study.rows:
         for _, record in row.records:
-            points = (record["accuracy"] or {}).get("loss_curve", [])
+            points = (record["learning"] or {}).get("loss_curve", [])
             curve = [(step, loss) for step, loss in points if loss is not None]
             if curve:
                 steps, losses = map(list, zip(*curve, strict=True))
@@ -352,11 +352,11 @@ def _loss_curves(study: Study, looks: Looks) -> Plot | None:
     if not found:
         return None
     values = [loss for curves in found.values() for _, _, losses in curves for loss in losses]
-    limits = [v for setting in found if (v := study.reference(setting, ("accuracy", "ln_k"))) is not None]
+    limits = [v for setting in found if (v := study.reference(setting, ("learning", "ln_k"))) is not None]
     low, high = min(values), max([*values, *limits])
 
     def draw(axes: Axes, setting: Setting) -> None:
-        limit = study.reference(setting, ("accuracy", "ln_k"))
+        limit = study.reference(setting, ("learning", "ln_k"))
         last = max(steps[-1] for _, steps, _ in found[setting])
         if limit is not None:
             axes.axhline(limit, color=INK, lw=1)

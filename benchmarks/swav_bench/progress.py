@@ -145,9 +145,10 @@ def summary(record: Record) -> str:
     if record["status"] != "ok":
         return " ".join(words) + f" {printable(record['reason'])}"
     words.append(f"{record['timing']['samples_per_s']:>8,.0f} samples/s")
-    accuracy = record["accuracy"]
+    learning, accuracy = record["learning"], record["accuracy"]
+    if learning:
+        words.append(f" loss {learning['final_loss']:.2f} of {learning['ln_k']:.2f}")
     if accuracy:
-        words.append(f" loss {accuracy['final_loss']:.2f} of {accuracy['ln_k']:.2f}")
         beside = f"raw {accuracy['raw_knn_top1']:.3f}, random {accuracy['random_knn_top1']:.3f}"
         words.append(f" kNN {accuracy['knn_top1']:.3f} ({beside})")
     return " ".join(words)

@@ -20,8 +20,21 @@ import fastjsonschema
 from swav_spec.errors import InvalidInput, require
 
 Record = dict[str, Any]
-SCHEMA = 1
+#: The schema that is written, and those that are read.
+SCHEMA = 2
+VERSIONS = (1, 2)
 RECORDS, BROKEN, PLAN = "records.jsonl", "records.broken", "plan.json"
+#: Fields of schema 1's `accuracy` that are of `learning` since.
+_LEARNING = (
+    "loss_curve",
+    "final_loss",
+    "final_loss_steps",
+    "ln_k",
+    "code_entropy",
+    "prototypes_used",
+    "prototypes",
+    "train_s",
+)
 STATUSES = ("ok", "oom", "timeout", "wrong", "collapsed", "error", "not_run")
 
 
@@ -46,11 +59,30 @@ class Results:
 def validate(record: Any) -> None:
     """Raises InvalidInput, naming the field, unless `record` follows the schema."""
     require(isinstance(record, dict), "record", _short(record), "a table of fields")
-    require(record.get("schema") == SCHEMA, "schema", record.get("schema"), f"{SCHEMA}, the version this program reads")
+    version = record.get("schema")
+    require(version in VERSIONS, "schema", version, f"one of {', '.join(map(str, VERSIONS))}, which this program reads")
     try:
-        _validator("record")(record)
+        _validator("record", version)(record)
     except fastjsonschema.JsonSchemaValueException as error:
         raise InvalidInput(_short(error.message.replace("data", "record", 1))) from None
+
+
+def upgrade(record: Record) -> Record:
+    """A valid record of an older schema, as one of the newest: what was not measured then is null."""
+    if record["schema"] == 1:
+        accuracy = record["accuracy"]
+        learning = accuracy and {name: accuracy[name] for name in _LEARNING}
+        accuracy = accuracy and {name: value for name, value in accuracy.items() if name not in _LEARNING}
+        timing = record["timing"] and record["timing"] | {"input_waited_s": None, "input_wait_share": None}
+        new = dict.fromkeys(("data", "overhead", "parts", "kernels", "largest_batch"))
+        changed = {"schema": 2, "cell": upgrade_cell(record["cell"]), "timing": timing}
+        record = record | new | changed | {"learning": learning, "accuracy": accuracy}
+    return record
+
+
+def upgrade_cell(cell: dict[str, Any]) -> dict[str, Any]:
+    """A cell of a record or plan of an older schema, as one of the newest; its id stays."""
+    return {"task": "train", "input": "resident", "network": None, "crops": None} | cell
 
 
 def load(folder: Path) -> Results:
@@ -102,10 +134,14 @@ def write_plan(folder: Path, plan: dict[str, Any]) -> None:
     write_atomically(folder / PLAN, json.dumps(plan, indent=1, allow_nan=False) + "\n")
 
 
+def empty() -> Record:
+    """A record in which nothing has been measured: every field is null."""
+    return dict.fromkeys(_schema()["required"])
+
+
 def not_run(cell: dict[str, Any], plan: dict[str, Any]) -> Record:
     """The record of a planned cell that has none: what was not measured is null."""
-    record: Record = dict.fromkeys(_schema()["required"])
-    return record | {
+    return empty() | {
         "schema": SCHEMA,
         "status": "not_run",
         "reason": "planned, not reached yet",
@@ -203,24 +239,27 @@ def _parse(line: bytes) -> tuple[Record | None, str | None]:
         validate(record)
     except InvalidInput as error:
         return None, str(error)
-    return record, None
+    return upgrade(record), None
 
 
 def _checked_cell(cell: Any) -> dict[str, Any]:
-    _validator("cell")(cell)
-    return dict(cell)
+    cell = upgrade_cell(cell)
+    _validator("cell", SCHEMA)(cell)
+    return cell
 
 
 @functools.cache
-def _schema() -> dict[str, Any]:
-    text = resources.files("swav_bench").joinpath(f"schema/record-{SCHEMA}.json").read_text(encoding="utf-8")
+def _schema(version: int = SCHEMA) -> dict[str, Any]:
+    text = resources.files("swav_bench").joinpath(f"schema/record-{version}.json").read_text(encoding="utf-8")
     schema: dict[str, Any] = json.loads(text)
     return schema
 
 
 @functools.cache
-def _validator(part: str) -> Any:
-    schema = _schema() if part == "record" else {**_schema()["properties"][part], "$schema": _schema()["$schema"]}
+def _validator(part: str, version: int) -> Any:
+    schema = _schema(version)
+    if part != "record":
+        schema = {**schema["properties"][part], "$schema": schema["$schema"]}
     return fastjsonschema.compile(schema, formats={}, use_default=False)
 
 

@@ -639,12 +639,39 @@ def _provenance(data: Study) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+CSV_GROUPS = (
+    "cell",
+    "data",
+    "timing",
+    "memory",
+    "largest_batch",
+    "energy",
+    "work",
+    "overhead",
+    "parity",
+    "learning",
+    "accuracy",
+)
+
+
 def _csv_columns() -> list[tuple[str, ...]]:
     """Status, then every number, text and truth value of the schema's groups, in the schema's order."""
     text = resources.files("swav_bench").joinpath(f"schema/record-{records.SCHEMA}.json").read_text(encoding="utf-8")
     properties = json.loads(text)["properties"]
     columns: list[tuple[str, ...]] = [("status",), ("reason",)]
-    for group in ("cell", "timing", "memory", "energy", "work", "parity", "accuracy"):
+    for group in (
+        "cell",
+        "data",
+        "timing",
+        "memory",
+        "largest_batch",
+        "energy",
+        "work",
+        "overhead",
+        "parity",
+        "learning",
+        "accuracy",
+    ):
         columns += _leaves(properties[group]["properties"], (group,))
     columns += [("environment", name) for name in ("os", "architecture", "cpu", "cpu_count", "python", "compile_cache")]
     columns += [("environment", "implementation", name) for name in ("framework", "version", "device", "mode")]
@@ -657,7 +684,7 @@ def _leaves(fields: dict[str, Any], path: tuple[str, ...]) -> list[tuple[str, ..
     for name, field in fields.items():
         if "properties" in field:
             found += _leaves(field["properties"], (*path, name))
-        elif field.get("type") != "array":
+        elif "array" not in field.get("type", ()):
             found.append((*path, name))
     return found
 

@@ -7,7 +7,6 @@ at once on a contact sheet.
 from __future__ import annotations
 
 import dataclasses
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import typer
 
-from swav_bench import contact_sheet, probe, runner
+from swav_bench import children, contact_sheet, probe
 from swav_bench.records import write_atomically
 from swav_bench.views_child import Case, views_of
 from swav_data.canvas import Canvas
@@ -29,7 +28,6 @@ from swav_spec.registry import BUILT_IN
 
 SPECIFICATION = "numpy"
 FRAMEWORKS = tuple(name for name in BUILT_IN if name != SPECIFICATION)
-_GROUP = re.compile(r"^(\d+)x(\d+)$")
 
 
 class Shown(NamedTuple):
@@ -80,7 +78,8 @@ def show_crops(
     require(count >= 2, "count", count, "at least 2 images")
     interpreters = interpreters or {}
     names, missing = _installed(implementations, interpreters)
-    case = _first_images(data, _sized(recipes.recipe(recipe), crops), count, seed)
+    chosen = recipes.recipe(recipe)
+    case = _first_images(data, recipes.with_crops(chosen, crops) if crops else chosen, count, seed)
     views = {
         name: views_of(
             name,
@@ -145,7 +144,7 @@ def command(
         seed=seed,
         implementations=tuple(implementation or ()),
         device=device,  # type: ignore[arg-type]
-        interpreters=runner.interpreters(python),
+        interpreters=children.interpreters(python),
     )
     for sentence in shown.missing:
         print(f"Left out: {sentence}", file=sys.stderr)
@@ -156,13 +155,13 @@ def _installed(asked: Sequence[str], interpreters: Mapping[str, str]) -> tuple[t
     """Names to show, and why others are not; what was asked for must be there."""
     names = list(dict.fromkeys(asked))
     for name in names:
-        runner.check_installed(name, interpreters.get(name, sys.executable))
+        children.check_installed(name, interpreters.get(name, sys.executable))
     if names:
         return tuple(names), ()
     missing = []
     for name in FRAMEWORKS:
         try:
-            runner.check_installed(name, interpreters.get(name, sys.executable))
+            children.check_installed(name, interpreters.get(name, sys.executable))
         except InvalidInput as error:
             missing.append(str(error))
         else:
@@ -170,21 +169,6 @@ def _installed(asked: Sequence[str], interpreters: Mapping[str, str]) -> tuple[t
     if len(names) < 2:
         names.append(SPECIFICATION)
     return tuple(names), tuple(missing)
-
-
-def _sized(recipe: recipes.Recipe, crops: str | None) -> recipes.Recipe:
-    """The recipe with other counts and sizes of crops; each group keeps its scale."""
-    if crops is None:
-        return recipe
-    matches = [_GROUP.match(part) for part in crops.split("+")]
-    example = f"{len(recipe.crops)} times COUNTxSIZE with + between, e.g. 2x160+4x96"
-    require(all(matches) and len(matches) == len(recipe.crops), "crops", crops, example)
-    groups = tuple(
-        dataclasses.replace(group, count=int(match[1]), size=int(match[2]))
-        for group, match in zip(recipe.crops, matches, strict=True)
-        if match
-    )
-    return dataclasses.replace(recipe, crops=groups)
 
 
 def _first_images(data: str, recipe: recipes.Recipe, count: int, seed: int) -> Case:

@@ -197,10 +197,10 @@ METRICS = (
         "loss",
         "Final loss",
         "nats",
-        ("accuracy", "final_loss"),
+        ("learning", "final_loss"),
         None,
         learned=True,
-        references=(("ln K", ("accuracy", "ln_k")),),
+        references=(("ln K", ("learning", "ln_k")),),
         note="Swapped-prediction loss at the end of training. A network that has collapsed stays at ln K.",
     ),
 )

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from swav_bench.runner import child_environment
+from swav_bench.children import child_environment
 from swav_spec import registry
 from swav_spec.config import Config, DeviceKind, Execution, from_dict, to_dict
 from swav_spec.errors import InvalidInput

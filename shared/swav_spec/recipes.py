@@ -7,6 +7,7 @@ ImageNet linear top-1 stands beside each.
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -25,6 +26,7 @@ def resnet18(**changes: Any) -> Network:
     return Network(block="basic", depths=(2, 2, 2, 2), **({"stem": "cifar"} | changes))
 
 
+_GROUP = re.compile(r"(\d+)x(\d+)")
 NETWORKS = MappingProxyType(
     {
         "resnet50": resnet50(),
@@ -197,3 +199,34 @@ def recipe(name: str) -> Recipe:
 def without_multi_crop(changed: Recipe) -> Recipe:
     """The recipe with its first group of crops only."""
     return dataclasses.replace(changed, crops=changed.crops[:1])
+
+
+def with_crops(changed: Recipe, crops: str) -> Recipe:
+    """The recipe with other counts and sizes of crops; each group keeps its scale.
+
+    Args:
+        changed: a recipe.
+        crops: COUNTxSIZE for each of its groups, with + between, e.g. "2x160+4x96".
+
+    Raises:
+        InvalidInput: `crops` has another form or another number of groups.
+    """
+    matches = [_GROUP.fullmatch(part) for part in crops.split("+")]
+    example = f"{len(changed.crops)} times COUNTxSIZE with + between, e.g. 2x160+4x96"
+    require(all(matches) and len(matches) == len(changed.crops), "crops", crops, example)
+    groups = (
+        dataclasses.replace(group, count=int(match[1]), size=int(match[2]))
+        for group, match in zip(changed.crops, matches, strict=True)
+        if match
+    )
+    return dataclasses.replace(changed, crops=tuple(groups))
+
+
+def with_network(changed: Recipe, name: str) -> Recipe:
+    """The recipe with the network called `name`.
+
+    Raises:
+        InvalidInput: there is none of that name.
+    """
+    require(name in NETWORKS, "network", name, "one of " + ", ".join(NETWORKS))
+    return dataclasses.replace(changed, network=NETWORKS[name])

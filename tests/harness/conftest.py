@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from swav_bench import runner
+from swav_bench import children, runner
 from swav_bench.cells import Cell
 from swav_bench.progress import Display
 
@@ -94,7 +94,7 @@ def command(tmp_path):
     """Runs `python -m swav_bench` with these arguments in `tmp_path`, with the same import path as this process."""
 
     def go(*arguments, background=False, **variables):
-        environment = runner.child_environment(1, "cpu") | {"COLUMNS": "200"} | variables
+        environment = children.child_environment(1, "cpu") | {"COLUMNS": "200"} | variables
         start = subprocess.Popen if background else subprocess.run
         options = {} if background else {"timeout": 120, "check": False}
         return start(

@@ -20,6 +20,11 @@ FRAMEWORKS = {
     "tensorflow": ("tensorflow", "2.21.0", "graph", 1700.0, 9.8),
 }
 
+#: What a record of a failure has not got.
+MEASURED = ("timing", "memory", "work", "overhead", "parts", "parity", "learning", "accuracy")
+#: part of a step -> share of it
+PARTS = {"views": 0.06, "forward": 0.3, "sinkhorn": 0.02, "loss": 0.01, "backward": 0.56, "optimizer": 0.05}
+
 
 def environment(name: str, **changes: Any) -> dict[str, Any]:
     framework, version, mode, *_ = FRAMEWORKS.get(name, (name, "1.0", "eager"))
@@ -92,6 +97,10 @@ def record(
             "steps": steps,
             "repeat": 0,
             "lr": None,
+            "task": "train",
+            "input": "resident",
+            "network": None,
+            "crops": None,
         },
         "config": settings,
         "started_at": "2026-11-23T12:00:00Z",
@@ -101,6 +110,7 @@ def record(
         "dirty": False,
         "swav_bench_version": "0.1.0",
         "notes": [],
+        "data": {"train_samples": 2048, "skipped": 0, "skipped_reasons": []},
         "timing": {
             "time_to_first_step_s": first_step + 0.1 * multi_crop,
             "compilations": None,
@@ -116,6 +126,8 @@ def record(
             "samples_per_s_high": 10 * batch / block_s[2],
             "views_per_s": 10 * batch * views / block_s[4],
             "cores_busy": 0.98,
+            "input_waited_s": [0.001] * len(block_s),
+            "input_wait_share": 0.001 * len(block_s) / sum(block_s),
         },
         "memory": {
             "allocator_peak_bytes": None,
@@ -138,7 +150,31 @@ def record(
             "gradient_bound": 1e-3,
             "backbone_gradient_bound": 1e-2,
         },
-        "accuracy": {
+        "overhead": {
+            "encoder_steps_per_block": 10,
+            "encoder_block_s": [0.9 * seconds for seconds in block_s],
+            "encoder_step_s_median": 0.09 * block_s[4],
+            "encoder_step_s_low": 0.09 * block_s[2],
+            "encoder_step_s_high": 0.09 * block_s[6],
+            "overhead_share": 1 / 0.9 - 1,
+            "overhead_share_low": block_s[2] / (0.9 * block_s[6]) - 1,
+            "overhead_share_high": block_s[6] / (0.9 * block_s[2]) - 1,
+        },
+        "parts": {
+            "method": "separate",
+            "parts": [
+                {
+                    "name": part,
+                    "s_median": share * step_s,
+                    "s_low": 0.98 * share * step_s,
+                    "s_high": 1.02 * share * step_s,
+                }
+                for part, share in PARTS.items()
+            ],
+        },
+        "kernels": None,
+        "largest_batch": None,
+        "learning": {
             "loss_curve": curve,
             "final_loss": sum(loss for _, loss in curve[-3:]) / 3,
             "final_loss_steps": 3,
@@ -146,6 +182,9 @@ def record(
             "code_entropy": 1.1,
             "prototypes_used": 27,
             "prototypes": 30,
+            "train_s": steps * step_s,
+        },
+        "accuracy": {
             "knn_top1": knn,
             "linear_top1": knn + 0.05,
             "raw_knn_top1": 0.385,
@@ -156,14 +195,13 @@ def record(
             "knn_k": 20,
             "knn_temperature": 0.1,
             "split": "test",
-            "train_s": steps * step_s,
         },
     }
 
 
 def failed(made: dict[str, Any], status: str, reason: str) -> dict[str, Any]:
     """The record as it would be had it failed: what was not measured is null."""
-    kept = {} if status == "collapsed" else dict.fromkeys(("timing", "memory", "work", "parity", "accuracy"))
+    kept = {} if status == "collapsed" else dict.fromkeys(MEASURED)
     return made | {"status": status, "reason": reason} | kept
 
 

@@ -302,7 +302,7 @@ def test_a_crowded_machine_is_told():
 def test_a_loss_above_ln_k_is_told():
     made = synthetic.demo(("torch",))
     assert "not below ln K" not in everything(made)
-    made[0]["accuracy"]["final_loss"] = made[0]["accuracy"]["ln_k"] + 0.5
+    made[0]["learning"]["final_loss"] = made[0]["learning"]["ln_k"] + 0.5
     assert "In 1 of 8 rows the final loss is not below ln K" in everything(made)
 
 
@@ -500,11 +500,11 @@ def test_front_holds_what_nothing_beats():
 def test_loss_is_not_hidden_where_it_is_not_a_number():
     made = synthetic.demo(("torch",))
     made[0] = synthetic.failed(made[0], "collapsed", "Loss is not finite")
-    made[0]["accuracy"] |= {"final_loss": None, "loss_curve": [[0, 3.4], [1, None]]}
+    made[0]["learning"] |= {"final_loss": None, "loss_curve": [[0, 3.4], [1, None]]}
     study = tables.study(made)
     assert study.rows[0].estimate(tables.METRIC["loss"]) is None
     assert any(plot.name == "loss" for plot in plots.plots(study))
-    assert math.isclose(study.reference(study.settings[0], ("accuracy", "ln_k")), math.log(30))
+    assert math.isclose(study.reference(study.settings[0], ("learning", "ln_k")), math.log(30))
 
 
 def test_a_cpu_s_answer_says_that_it_is_no_claim():

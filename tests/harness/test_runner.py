@@ -9,7 +9,7 @@ import uuid
 
 import pytest
 
-from swav_bench import records, runner
+from swav_bench import children, records, runner
 from swav_bench.derive import derive
 from swav_spec.errors import InvalidInput
 
@@ -34,11 +34,11 @@ def test_accuracy_is_shown_beside_raw_pixels_random_weights_and_ln_k(run, cell, 
         cell(dataset=str(images_with_test), steps=60),
         cell(dataset=str(images_with_test), steps=60, lr=0.0),
     )
-    accuracy = learnt["accuracy"]
-    assert accuracy["loss_curve"][0][0] == 1
-    assert accuracy["loss_curve"][-1][0] == 60
-    assert accuracy["final_loss"] < accuracy["loss_curve"][0][1]
-    assert accuracy["ln_k"] == pytest.approx(3.4011973816)
+    accuracy, learning = learnt["accuracy"], learnt["learning"]
+    assert learning["loss_curve"][0][0] == 1
+    assert learning["loss_curve"][-1][0] == 60
+    assert learning["final_loss"] < learning["loss_curve"][0][1]
+    assert learning["ln_k"] == pytest.approx(3.4011973816)
     assert accuracy["chance"] == 0.5
     assert accuracy["split"] == "test"
     assert unlearnt["accuracy"]["knn_top1"] == unlearnt["accuracy"]["random_knn_top1"]
@@ -49,7 +49,7 @@ def test_a_collapse_is_not_ok(run, cell, images_with_test):
     (record,) = run(cell("Collapsed", dataset=str(images_with_test)))
     assert record["status"] == "collapsed"
     assert "ln K" in record["reason"]
-    assert record["accuracy"]["final_loss"] == pytest.approx(record["accuracy"]["ln_k"], abs=1e-6)
+    assert record["learning"]["final_loss"] == pytest.approx(record["learning"]["ln_k"], abs=1e-6)
 
 
 FAILURES = {
@@ -75,7 +75,7 @@ def test_a_failing_cell_is_a_record_and_the_next_one_runs(run, cell):
 @pytest.mark.parametrize(("counts", "status"), [((3, 3), "error"), ((3, 4), "oom"), ((None, None), "oom")])
 def test_a_kill_counts_as_out_of_memory_unless_the_system_says_otherwise(run, cell, monkeypatch, counts, status):
     counted = iter(counts)
-    monkeypatch.setattr(runner, "_out_of_memory_kills", lambda: next(counted))
+    monkeypatch.setattr(children, "_out_of_memory_kills", lambda: next(counted))
     (record,) = run(cell("Killed"))
     assert record["status"] == status
     assert "killed" in record["reason"]

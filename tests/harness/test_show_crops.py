@@ -131,7 +131,7 @@ def test_frameworks_that_are_not_installed_are_told(command, tmp_path, monkeypat
     def nothing(name, interpreter):
         raise InvalidInput(f"{name} is not installed; {interpreter}")
 
-    monkeypatch.setattr(show_crops.runner, "check_installed", nothing)
+    monkeypatch.setattr(show_crops.children, "check_installed", nothing)
     shown = show_crops.show_crops("textures", tmp_path / "a.png", count=2, interpreters={"jax": "/jax/python"})
     assert shown.names == ("numpy",)
     assert shown.missing == tuple(

@@ -71,7 +71,7 @@ def raw(cell):
         "cell": cell().to_dict(),
         "config": configs.to_dict(cell(multi_crop=True).config(samples=96)),
         "environment": {"implementation": {"device": "cpu"}},
-        "timing": {"block_s": [2.0, 1.0, 4.0, 2.0, 2.0], "steps_per_block": 4},
+        "timing": {"block_s": [2.0, 1.0, 4.0, 2.0, 2.0], "steps_per_block": 4, "input_waited_s": [0.5, 0, 0.6, 0, 0]},
         "energy": {"joules": 1000.0, "window_s": 20.0, "samples": 500},
         "work": None,
     }
@@ -80,6 +80,7 @@ def raw(cell):
 def test_derived_figures_follow_from_raw_ones(raw):
     found = derive(raw)
     timing = found["timing"]
+    assert timing["input_wait_share"] == 0.1
     assert timing["step_s_median"] == 0.5
     assert timing["samples_per_s"] == 32
     assert timing["views_per_s"] == 6 * 32

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from swav_bench import training
+from swav_bench import inputs, training
 from swav_data.epochs import batch_samples
 from swav_data.sources import load
 from swav_spec.network import initial_weights
@@ -22,6 +22,9 @@ class Recorder:
         from types import SimpleNamespace
 
         return SimpleNamespace(config=config, step=0)
+
+    def to_device(self, array):
+        return array
 
     def step(self, state, images, plan):
         self.calls.append("step")
@@ -45,7 +48,9 @@ def data(images):
 def go(cell, data, fences, trainer, state=None):
     spans = []
     state = state or trainer.init(cell().config(samples=len(data)))
-    state = training.train(trainer, state, None, data, seed=5, fences=fences, observe=spans.append)
+    feed = inputs.Resident(trainer, data, state.config, seed=5)
+    trainer.calls.clear()
+    state = training.train(trainer, state, feed, fences=fences, observe=spans.append)
     return state, spans
 
 
@@ -55,7 +60,7 @@ def test_steps_get_the_plans_of_their_place_in_the_run(cell, data):
     assert len(trainer.plans) == 20
     config = cell().config(samples=len(data))
     for step, plan in enumerate(trainer.plans):
-        expected = training.step_plan(config, data, 5, step)
+        expected = inputs.step_plan(config, data, 5, step)
         assert np.array_equal(plan.index, batch_samples(len(data), 16, 5, step)[1])
         assert np.array_equal(plan.groups[0].box, expected.groups[0].box)
 
@@ -108,7 +113,7 @@ def test_an_error_in_the_loop_leaves_no_thread(cell, data):
 
     with pytest.raises(RuntimeError, match="no"):
         go(cell, data, [10], Failing())
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("plans")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("input")]
 
 
 def test_the_weights_of_a_run_come_from_its_seed_alone(cell):
