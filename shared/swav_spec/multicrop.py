@@ -110,6 +110,49 @@ def crop_plan(
     return CropPlan(index=index.astype(np.int32), groups=merged)
 
 
+def central_plan(
+    size: int,
+    heights: np.ndarray,
+    widths: np.ndarray,
+    *,
+    share: float = 224 / 256,
+    index: np.ndarray | None = None,
+) -> CropPlan:
+    """One view of each image's middle, nothing random, as images are evaluated.
+
+    The usual "resize the shorter side to 256, take the central 224" in one step: the central square whose side is
+    `share` of the shorter side, resized to `size`.
+
+    Args:
+        size: side of the views in pixels.
+        heights, widths: [B] of the images in pixels.
+        share: of the shorter side, in (0, 1]; 1 takes the largest square.
+        index: see CropPlan; 0..B-1 by default.
+
+    Raises:
+        InvalidInput: a number is out of its range.
+    """
+    heights, widths = np.asarray(heights, dtype=np.int64), np.asarray(widths, dtype=np.int64)
+    require(size >= 1, "size", size, "at least 1 pixel")
+    require(0 < share <= 1, "share", share, "in (0, 1]")
+    require(heights.ndim == 1 and heights.shape == widths.shape, "heights' shape", heights.shape, "[B], as of widths")
+    require(min(heights.min(), widths.min()) >= 1, "image side", min(heights.min(), widths.min()), "at least 1 pixel")
+    side = np.maximum(1, np.rint(share * np.minimum(heights, widths))).astype(np.int64)
+    box = np.stack([(heights - side) // 2, (widths - side) // 2, side, side], axis=-1).astype(np.int32)
+    count = len(heights)
+    group = GroupPlan(
+        size=size,
+        box=box[None],
+        flip=np.zeros((1, count), dtype=bool),
+        jitter_order=np.tile(JITTER_ORDERS[0], (1, count, 1)),
+        jitter_factor=np.tile(np.array([1, 1, 1, 0], dtype=np.float32), (1, count, 1)),
+        grayscale=np.zeros((1, count), dtype=bool),
+        blur=blur_weights(np.zeros((1, count)), 0).astype(np.float32),
+    )
+    index = np.arange(count) if index is None else np.asarray(index)
+    return CropPlan(index=index.astype(np.int32), groups=(group,))
+
+
 class _Draw(NamedTuple):
     """Random words at (block, crop, sample, epoch)."""
 

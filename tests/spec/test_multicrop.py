@@ -9,8 +9,9 @@ import pytest
 
 from swav_spec.config import Augmentation, Config, CropGroup, Network, Schedule
 from swav_spec.errors import InvalidInput
-from swav_spec.multicrop import HUE, JITTER_ORDERS, crop_plan
-from swav_spec.testing.assertions import assert_same
+from swav_spec.multicrop import HUE, JITTER_ORDERS, central_plan, crop_plan
+from swav_spec.testing.assertions import assert_close, assert_same
+from swav_spec.views import resize_weights, views
 
 SCALES = ((0.14, 1.0), (0.05, 0.14))
 CONFIG = Config(
@@ -220,3 +221,31 @@ def test_equal_neighbouring_resolutions_are_one_run():
 def test_numbers_out_of_range(change, message):
     with pytest.raises(InvalidInput, match=message):
         plan_of(**change)
+
+
+def test_the_central_view_is_the_middle_resized_and_nothing_else():
+    images = np.random.default_rng(0).integers(0, 256, (2, 40, 64, 3), dtype=np.uint8)
+    plan = central_plan(16, np.array([40, 32]), np.array([64, 24]))
+    assert plan.groups[0].box.tolist() == [[[2, 14, 35, 35], [5, 1, 21, 21]]]
+    (made,) = views(images, plan, CONFIG)
+    mean, std = CONFIG.augmentation.mean, CONFIG.augmentation.std
+    for row, (top, left, side, _) in enumerate(plan.groups[0].box[0]):
+        weights = resize_weights(side, 16)
+        middle = images[row, top : top + side, left : left + side] / 255.0
+        expected = (np.einsum("oh,hwc,pw->opc", weights, middle, weights, optimize=True) - mean) / std
+        assert_close(made[row], expected, precision="float64", what="view")
+
+
+def test_the_whole_of_a_square_image_is_itself():
+    images = np.random.default_rng(1).integers(0, 256, (1, 16, 16, 3), dtype=np.uint8)
+    (made,) = views(images, central_plan(16, np.array([16]), np.array([16]), share=1), CONFIG)
+    expected = (images / 255.0 - CONFIG.augmentation.mean) / CONFIG.augmentation.std
+    assert_close(made, expected, precision="float64", what="view")
+
+
+@pytest.mark.parametrize(
+    ("size", "share", "words"), [(0, 1, "size = 0"), (8, 0, r"share = 0: must be in \(0, 1\]"), (8, 1.1, "share = 1.1")]
+)
+def test_limits_of_the_central_plan(size, share, words):
+    with pytest.raises(InvalidInput, match=words):
+        central_plan(size, np.array([9]), np.array([9]), share=share)
