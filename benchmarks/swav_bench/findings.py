@@ -33,7 +33,7 @@ LEAST_CORES = 0.9
 
 def scope(study: Study) -> str:
     """What was compared, on what."""
-    settings = study.settings
+    settings = study.settings or list(dict.fromkeys(row.setting for row in study.asides))
     if not settings:
         return "Nothing was planned."
     axes = [
@@ -170,11 +170,17 @@ def _ranges(study: Study, settings: Sequence[Setting]) -> list[str]:
     """Time to first step, memory and energy, lowest to highest over the settings."""
     sentences = []
     memory = next((key for key in MEMORY if _by_contestant(study, settings, METRIC[key])), None)
-    for key, lead in (("first_step", "The first step takes"), (memory, "Peak memory is"), ("energy", "Energy is")):
+    for key, lead in (
+        ("overhead", "Over its bare encoder, SwAV's whole step takes"),
+        ("first_step", "The first step takes"),
+        (memory, "Peak memory is"),
+        ("energy", "Energy is"),
+        ("input_wait", "Of the timed steps, waiting for input takes at most"),
+    ):
         if key is None:
             continue
         metric = METRIC[key]
-        digits = 2 if key == "first_step" else 3
+        digits = 2 if key in ("first_step", "overhead", "input_wait") else 3
         parts = [
             f"{_range([estimate.value * metric.scale for estimate in estimates], None, digits)} {metric.unit} "
             f"({study.label(contestant)})"

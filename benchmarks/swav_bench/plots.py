@@ -22,6 +22,7 @@ from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from swav_bench.records import write_atomically
@@ -42,6 +43,17 @@ OTHERS = (("#4b4f9a", "#a3a7f2", "P"), ("#7a4a21", "#c99a6b", "X"), ("#56606e", 
 MODE_STYLES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
 #: What stands beside accuracy, as (colour, line style).
 REFERENCES = {"raw pixels": (INK, "-"), "random weights": (MUTED, (0, (4, 2))), "chance": (MUTED, (0, (1, 1.5)))}
+#: part of a step -> (colour, colour on dark ground), in the step's order; Tol's muted scheme, dark ones lightened
+PARTS = {
+    "views": ("#44aa99", "#44aa99"),
+    "forward": ("#88ccee", "#88ccee"),
+    "queue": ("#ddcc77", "#ddcc77"),
+    "sinkhorn": ("#cc6677", "#cc6677"),
+    "loss": ("#882255", "#c2558c"),
+    "backward": ("#332288", "#7a6ad8"),
+    "optimizer": ("#117733", "#3fae62"),
+    "rest": ("#b4bcc8", "#6b7480"),
+}
 STYLE: dict[str, Any] = {
     "svg.hashsalt": "swav-bench",
     "svg.fonttype": "none",
@@ -92,6 +104,7 @@ class Plot:
     Attributes:
         name: of its files.
         references: whether it shows raw pixels, random weights and chance.
+        parts: (part of a step, number of its colour) of those that it shows, instead of contestants.
         height: of a panel, inches.
     """
 
@@ -100,6 +113,7 @@ class Plot:
     description: str
     panels: list[Panel]
     references: bool = False
+    parts: tuple[tuple[str, int], ...] = ()
     height: float = HEIGHT
 
 
@@ -135,9 +149,11 @@ def plots(study: Study) -> list[Plot]:
     found = [
         _against_batch(study, looks, METRIC["samples_per_s"], "throughput"),
         _against_batch(study, looks, memory, "memory") if memory else None,
+        _parts(study),
         _by_setting(study, looks, [METRIC["first_step"]], "first-step", "Time to first step", log=True),
         _against_batch(study, looks, METRIC["energy"], "energy"),
-        _accuracy_against_time(study, looks),
+        _accuracy_against(study, looks, "train_s", "training time (s)", "accuracy-time", "training time"),
+        _accuracy_against(study, looks, "samples", "images trained on", "accuracy-samples", "samples"),
         _by_setting(study, looks, [METRIC["knn"], METRIC["linear"]], "accuracy", "Accuracy at each setting"),
         _loss_curves(study, looks),
         _front(study, looks),
@@ -159,7 +175,7 @@ def save(study: Study, plot: Plot, folder: Path) -> list[Path]:
             else:
                 axes.set_axis_off()
         figure.suptitle(plot.title, fontsize=11, fontweight="bold", color=INK)
-        handles = _handles(study, references=plot.references)
+        handles = _handles(study, plot)
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 2 * columns))
         paths = [folder / f"{plot.name}.png", folder / f"{plot.name}.svg"]
         write_atomically(paths[0], _written(figure, "png"))
@@ -193,6 +209,8 @@ def inline(study: Study, panel: Panel, plot: Plot, prefix: str) -> Markup:
     colours = {INK: "ink", MUTED: "muted", GRID: "grid"} | {
         light: f"c{number}" for number, (light, _, _) in enumerate(Looks(study).colours.values())
     }
+    if plot.parts:
+        colours |= {light: f"part{number}" for number, (light, _) in enumerate(PARTS.values())}
     text = re.sub(r"#[0-9a-f]{6}\b", lambda m: f"var(--{colours[m[0]]})" if m[0] in colours else m[0], text)
     # The label was escaped above and matplotlib escapes what it writes.
     return Markup(text.strip())  # noqa: S704
@@ -200,7 +218,8 @@ def inline(study: Study, panel: Panel, plot: Plot, prefix: str) -> Markup:
 
 def palette(study: Study) -> list[tuple[str, str, str]]:
     """(variable, colour on light ground, on dark) for the page's style sheet."""
-    return [(f"c{number}", light, dark) for number, (light, dark, _) in enumerate(Looks(study).colours.values())]
+    contestants = [(f"c{number}", light, dark) for number, (light, dark, _) in enumerate(Looks(study).colours.values())]
+    return contestants + [(f"part{number}", *colours) for number, colours in enumerate(PARTS.values())]
 
 
 def swatch(study: Study, contestant: Contestant) -> Markup:
@@ -305,8 +324,58 @@ def _by_setting(
     return Plot(name, title, description, panels, references=bool(metrics[0].references), height=height)
 
 
-def _accuracy_against_time(study: Study, looks: Looks) -> Plot | None:
-    """Accuracy of kNN against seconds of training: a point for each run."""
+def _parts(study: Study) -> Plot | None:
+    """Where the step's time goes: stacked bars, a tick at the time of the whole step."""
+    found: dict[Setting, list[tuple[str, dict[str, float], float | None]]] = {}
+    for row in study.rows:
+        measured = [record for _, record in row.records if record["parts"] and record["status"] == "ok"]
+        if not measured:
+            continue
+        # Of several runs the one in the middle, so that its parts belong together.
+        measured.sort(key=lambda record: sum(part["s_median"] for part in record["parts"]["parts"]))
+        record = measured[(len(measured) - 1) // 2]
+        parts = {part["name"]: 1e3 * part["s_median"] for part in record["parts"]["parts"]}
+        step = pick(record, ("timing", "step_s_median"))
+        name = f"{study.label(row.contestant)}, {row.setting.batch}"
+        found.setdefault(row.setting.facet, []).append((name, parts, step and 1e3 * step))
+    if not found:
+        return None
+    shown = [name for name in PARTS if any(name in parts for bars in found.values() for _, parts, _ in bars)]
+    longest = max(max(sum(parts.values()), step or 0) for bars in found.values() for _, parts, step in bars)
+
+    def draw(axes: Axes, facet: Setting) -> None:
+        bars = found[facet][::-1]
+        for place, (_, parts, step) in enumerate(bars):
+            left = 0.0
+            for name in shown:
+                width = parts.get(name, 0.0)
+                axes.barh(place, width, left=left, color=PARTS[name][0], height=0.62, edgecolor="none")
+                left += width
+            if step is not None:
+                axes.plot([step, step], [place - 0.42, place + 0.42], color=INK, lw=1.4)
+        axes.set_yticks(range(len(bars)), [_brief(name) for name, _, _ in bars], fontsize=7.5)
+        axes.set_ylim(-0.6, len(bars) - 0.4)
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlim(0, longest * 1.04)
+        axes.set_xlabel("milliseconds per step")
+
+    panels = [Panel(study.setting_label(facet), _bind(draw, facet), facet) for facet in found]
+    methods = {record["parts"]["method"] for record in study.records if record["parts"]}
+    how = {
+        "separate": "Each part was measured alone, in a program of its own: what a compiler fuses across parts is "
+        "counted twice here, so the bars may be longer than the step",
+        "profiler": "Parts are from the framework's own trace",
+    }
+    said = "; ".join(how[method] for method in sorted(methods) if method in how)
+    text = f"{said}. The tick is the time of a whole step."
+    most = max(len(bars) for bars in found.values())
+    legend = tuple((name, list(PARTS).index(name)) for name in shown)
+    title = "Where the step's time goes, by implementation and batch"
+    return Plot("parts", title, text, panels, parts=legend, height=max(HEIGHT, 0.9 + 0.24 * most))
+
+
+def _accuracy_against(study: Study, looks: Looks, what: str, axis: str, name: str, title: str) -> Plot | None:
+    """Accuracy of kNN against seconds of training, or images trained on: a point for each run."""
     metric = METRIC["knn"]
     found: dict[Setting, dict[Contestant, list[tuple[float, float]]]] = {}
     for row in study.rows:
@@ -314,29 +383,33 @@ def _accuracy_against_time(study: Study, looks: Looks) -> Plot | None:
             seconds, value = pick(record, ("learning", "train_s")), pick(record, metric.path)
             if record["status"] == "ok" and seconds is not None and value is not None:
                 points = found.setdefault(row.setting.facet, {}).setdefault(row.contestant, [])
-                points.append((seconds, value * metric.scale))
+                spent = seconds if what == "train_s" else float(record["cell"]["steps"] * record["cell"]["batch"])
+                points.append((spent, value * metric.scale))
     if not found:
         return None
-    longest = max(seconds for series in found.values() for points in series.values() for seconds, _ in points)
+    longest = max(spent for series in found.values() for points in series.values() for spent, _ in points)
 
     def draw(axes: Axes, facet: Setting) -> None:
         inside = [setting for setting in study.settings if setting.facet == facet]
-        for name, path in metric.references:
+        for reference, path in metric.references:
             values = [v for setting in inside if (v := study.reference(setting, path)) is not None]
             if values:
-                colour, style = REFERENCES[name]
+                colour, style = REFERENCES[reference]
                 axes.axhline(sum(values) / len(values) * metric.scale, color=colour, ls=style, lw=1.2)
         for contestant, points in found[facet].items():
             x, y = zip(*points, strict=True)
             _points(axes, looks, contestant, x, y, [], 1, connect=False)
         axes.set_xlim(0, longest * 1.08)
         axes.set_ylim(0, 100)
-        axes.set_xlabel("training time (s)")
+        _thousands(axes, "x")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.set_xlabel(axis)
         axes.set_ylabel("kNN top-1 (%)")
 
     panels = [Panel(study.setting_label(facet), _bind(draw, facet), facet) for facet in found]
-    text = "A point for each run, at the end of its training: from the first step to the last, without evaluation."
-    return Plot("accuracy-time", "Accuracy against training time", text, panels, references=True)
+    text = "A point for each run, at the end of its training"
+    text += ": from the first step to the last, without evaluation." if what == "train_s" else ": steps times batch."
+    return Plot(name, f"Accuracy against {title}", text, panels, references=True)
 
 
 def _loss_curves(study: Study, looks: Looks) -> Plot | None:
@@ -458,13 +531,15 @@ def _points(
         bar.set_gid(f"contestant{looks.index(contestant)}")
 
 
-def _handles(study: Study, *, references: bool) -> list[Line2D]:
+def _handles(study: Study, plot: Plot) -> list[Any]:
+    if plot.parts:
+        return [Patch(color=PARTS[name][0], label=name) for name, _ in plot.parts]
     looks = Looks(study)
     handles = [
         Line2D([], [], color=looks.colour(c), marker=looks.marker(c), ls=looks.line(c), label=_plain(study.label(c)))
         for c in study.contestants
     ]
-    if references:
+    if plot.references:
         handles += [Line2D([], [], color=c, ls=s, lw=1.2, label=name) for name, (c, s) in REFERENCES.items()]
     return handles
 

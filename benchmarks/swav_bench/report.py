@@ -16,7 +16,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,7 +28,9 @@ from rich.table import Table
 from rich.text import Text
 
 from swav_bench import plots, records
+from swav_bench.asides import aside_tables
 from swav_bench.findings import details, headline, listing, scope
+from swav_bench.layout import Cell, Filter, Group, Line, Pivot
 from swav_bench.records import Record
 from swav_bench.tables import (
     MEMORY,
@@ -48,7 +49,7 @@ from swav_bench.tables import (
 
 HTML, MARKDOWN, CSV, PLOTS = "report.html", "report.md", "report.csv", "plots"
 #: Columns of the main table, where measured; of the three memory figures the first that there is.
-MAIN = ("samples_per_s", "first_step", MEMORY, "energy", "share_of_peak")
+MAIN = ("samples_per_s", "overhead", "first_step", MEMORY, "energy", "share_of_peak")
 MAIN_LEARNED = ("knn", "linear", "loss")
 #: Short names of references, for the small line under a figure.
 BESIDE = {"raw pixels": "raw", "random weights": "random", "chance": "chance", "ln K": "ln K"}
@@ -82,65 +83,6 @@ GLOSSARY = {
         "with its reason and never ranked."
     ),
 }
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A table cell: a figure, its spread or reference in small, and whether it is a status or the best.
-
-    Attributes:
-        text: the figure, a status, or a dash.
-        small: second line.
-        kind: "", "status" (instead of a figure), "none" (nothing measured), "reference" or "unranked".
-        best: better than every other at its setting beyond the spread.
-        keys: tokens for the filters.
-        share: of the setting's largest value, for a bar behind the figure.
-    """
-
-    text: str
-    small: str = ""
-    kind: str = ""
-    best: bool = False
-    keys: str = ""
-    share: float | None = None
-
-
-@dataclass(frozen=True)
-class Line:
-    """A row of a table: its header, its mode (main table), its cells, tokens for the filters, the records behind it."""
-
-    label: str
-    mode: str
-    cells: list[Cell]
-    keys: str
-    links: list[int]
-    contestant: Contestant | None = None
-
-
-@dataclass(frozen=True)
-class Group:
-    """Lines under a common header."""
-
-    label: str
-    keys: str
-    lines: list[Line]
-
-
-@dataclass(frozen=True)
-class Pivot:
-    """One metric: settings down, contestants across, references last."""
-
-    metric: Metric
-    columns: list[tuple[str, str]]
-    lines: list[Line]
-
-
-@dataclass(frozen=True)
-class Filter:
-    """A group of check boxes: (token, label) each."""
-
-    title: str
-    options: list[tuple[str, str]]
 
 
 def write_report(folder: Path) -> Path:
@@ -328,7 +270,7 @@ class Keys:
     """Tokens for the page's filters: what is hidden when a box is unticked. Made of numbers, whatever the names are."""
 
     def __init__(self, data: Study) -> None:
-        settings = data.settings
+        settings = [*data.settings, *dict.fromkeys(row.setting for row in data.asides)]
         self._data = data
         self._axes = {
             "Implementation": data.implementations,
@@ -337,6 +279,8 @@ class Keys:
             "Crops": list(dict.fromkeys(setting.crops for setting in settings)),
             "Queue": list(dict.fromkeys(_queue(setting) for setting in settings)),
             "Precision": list(dict.fromkeys(setting.precision for setting in settings)),
+            "Network": list(dict.fromkeys(_network(setting) for setting in settings)),
+            "Input": list(dict.fromkeys(setting.input for setting in settings)),
             "Data set": list(dict.fromkeys(setting.dataset for setting in settings)),
             "Device": list(dict.fromkeys(setting.machine for setting in settings)),
         }
@@ -348,7 +292,8 @@ class Keys:
         if setting is None:
             return ""
         batch = {"Batch": str(setting.batch)} if setting.batch else {}
-        names = {"Precision": setting.precision, "Data set": setting.dataset, "Device": setting.machine}
+        names = {"Precision": setting.precision, "Network": _network(setting), "Input": setting.input}
+        names |= {"Data set": setting.dataset, "Device": setting.machine}
         return self._tokens({**batch, "Crops": setting.crops, "Queue": _queue(setting), **names})
 
     def contestant(self, contestant: Contestant) -> str:
@@ -377,7 +322,7 @@ def _content(results: records.Results, data: Study) -> dict[str, Any]:
     """What both templates show."""
     columns, groups = main_table(data)
     keys = Keys(data)
-    owners = {index: row for row in data.rows for index, _ in row.records}
+    owners = {index: row for row in (*data.rows, *data.asides) for index, _ in row.records}
     failed = [
         (index, record, _setting_label(data, owners[index].setting), keys.row(owners[index]))
         for index, record in enumerate(data.records)
@@ -398,6 +343,7 @@ def _content(results: records.Results, data: Study) -> dict[str, Any]:
         "beside": {metric.key: _shared_references(data, metric) for metric in columns},
         "groups": groups,
         "pivots": pivots(data),
+        "asides": aside_tables(data, keys.contestant, keys.setting, lambda setting: _setting_label(data, setting)),
         "failed": failed,
         "raw": raw,
         "notes": notes(data),
@@ -592,6 +538,10 @@ def _setting_label(data: Study, setting: Setting) -> str:
 
 def _queue(setting: Setting) -> str:
     return "with queue" if setting.queue_rows else "no queue"
+
+
+def _network(setting: Setting) -> str:
+    return setting.network or "the recipe's"
 
 
 def _environment_table(data: Study) -> list[tuple[str, list[tuple[str, int]]]]:

@@ -34,9 +34,11 @@ class Setting:
         crops: such as "2×224 + 6×96".
         queue_rows: rows of the queue, 0 for none.
         lr: base learning rate, -1 for the recipe's own.
+        network: empty for the recipe's own.
         Others: as in a record's cell.
     """
 
+    task: str
     suite: str
     device: str
     machine: str
@@ -49,6 +51,8 @@ class Setting:
     batch: int
     steps: int
     lr: float
+    input: str
+    network: str
 
     @property
     def queue(self) -> str:
@@ -183,6 +187,18 @@ METRICS = (
         note="Of the whole GPU over the timed blocks, by NVML.",
     ),
     Metric(
+        "overhead",
+        "Overhead over the encoder",
+        "%",
+        ("overhead", "overhead_share"),
+        "lower",
+        scale=100.0,
+        note=(
+            "What the whole step takes beyond forward and backward of its bare encoder at the same shapes, in the same "
+            "process: crops, assignment, loss, queue and optimiser."
+        ),
+    ),
+    Metric(
         "share_of_peak",
         "Share of the chip's peak",
         "%",
@@ -193,6 +209,15 @@ METRICS = (
     ),
     _accuracy("knn", "kNN top-1", "Images classified right by their nearest training embeddings."),
     _accuracy("linear", "Linear top-1", "Images classified right by a linear classifier on frozen features."),
+    Metric(
+        "input_wait",
+        "Waiting for input",
+        "%",
+        ("timing", "input_wait_share"),
+        "lower",
+        scale=100.0,
+        note="Share of the timed steps that the loop waited for images: the most that the device can have waited.",
+    ),
     Metric(
         "loss",
         "Final loss",
@@ -205,6 +230,19 @@ METRICS = (
     ),
 )
 METRIC = {metric.key: metric for metric in METRICS}
+LARGEST_BATCH = Metric(
+    "largest_batch",
+    "Largest batch that fits",
+    "images per step",
+    ("largest_batch", "batch"),
+    "higher",
+    note="By bisection, each try in a process of its own. In small: the smallest that was seen not to fit.",
+)
+#: Spread within one run: metric -> fields of its interval, in the metric's group.
+INTERVALS = {
+    "samples_per_s": ("samples_per_s_low", "samples_per_s_high"),
+    "overhead": ("overhead_share_low", "overhead_share_high"),
+}
 
 
 @dataclass(frozen=True)
@@ -237,11 +275,12 @@ class Row:
         counted = ("ok", "collapsed") if metric.learned else ("ok",)
         records = [record for _, record in self.records if record["status"] in counted]
         values = [value for record in records if (value := pick(record, metric.path)) is not None]
-        if not values:
+        if not values or (metric.key == "input_wait" and self.setting.input != "stream"):
             return None
-        if metric.key == "samples_per_s":
-            lows = [record["timing"]["samples_per_s_low"] for record in records]
-            highs = [record["timing"]["samples_per_s_high"] for record in records]
+        if metric.key in INTERVALS:
+            low, high = INTERVALS[metric.key]
+            measured = [record[metric.path[0]] for record in records if record[metric.path[0]]]
+            lows, highs = [group[low] for group in measured], [group[high] for group in measured]
             return Estimate(statistics.median(values), min(lows), max(highs), len(values))
         centre = statistics.fmean(values) if metric.learned else statistics.median(values)
         if len(values) == 1:
@@ -254,13 +293,15 @@ class Study:
     """All records of a report, put into rows.
 
     Attributes:
-        rows: by setting, then contestant.
+        rows: of runs of SwAV, by setting, then contestant.
+        asides: of other tasks (kernels, largest batches), which no setting's figures are compared with.
         environments: letter -> field -> value, for each environment that measured something.
         letters: for each record the letter of its environment, "" where the child did not get to say.
     """
 
     records: tuple[Record, ...]
     rows: tuple[Row, ...]
+    asides: tuple[Row, ...]
     environments: dict[str, dict[str, str]]
     letters: tuple[str, ...]
 
@@ -270,7 +311,7 @@ class Study:
 
     @cached_property
     def contestants(self) -> list[Contestant]:
-        return sorted({row.contestant for row in self.rows}, key=lambda contestant: contestant.order)
+        return sorted({row.contestant for row in (*self.rows, *self.asides)}, key=lambda contestant: contestant.order)
 
     @cached_property
     def implementations(self) -> list[str]:
@@ -302,9 +343,13 @@ class Study:
         parts = [setting.crops, setting.queue] if setting.crops else []
         if setting.batch:
             parts.append(f"batch {setting.batch}")
-        named = ("precision", "recipe", "dataset", "suite", "device", "machine")
-        varied = [name for name in named if len({getattr(other, name) for other in self.settings}) > 1]
-        parts += [getattr(setting, name).upper() if name == "device" else getattr(setting, name) for name in varied]
+        named = ("network", "precision", "recipe", "dataset", "input", "suite", "device", "machine")
+        every = {row.setting for row in (*self.rows, *self.asides)}
+        present = [other for other in every if other.task == setting.task]
+        varied = [name for name in named if len({getattr(other, name) for other in present}) > 1]
+        shown = {"device": setting.device.upper(), "network": setting.network or "the recipe's network"}
+        shown |= {"input": f"{setting.input} input"}
+        parts += [shown.get(name, getattr(setting, name)) for name in varied]
         if len({other.lr for other in self.settings}) > 1:
             parts.append("the recipe's lr" if setting.lr < 0 else f"lr {setting.lr:g}")
         if len({other.steps for other in self.settings if _replace(other, steps=0) == _replace(setting, steps=0)}) > 1:
@@ -351,6 +396,7 @@ def study(records: Iterable[Record]) -> Study:
         # A child that never said what it ran on was started on the one machine there is, if there is but one.
         known = record["environment"]["implementation"] or len(machines) != 1
         setting = Setting(
+            task=cell["task"],
             suite=cell["suite"],
             device=cell["device"],
             machine=_machine(record) if known else next(iter(machines)),
@@ -358,27 +404,32 @@ def study(records: Iterable[Record]) -> Study:
             recipe=cell["recipe"],
             precision=cell["precision"],
             multi_crop=cell["multi_crop"],
-            crops=crops[cell["recipe"], cell["multi_crop"]] if record["config"] is None else crops_label(record),
+            crops=crops[_cropping(record)] if record["config"] is None else crops_label(record),
             queue_rows=cell["queue_rows"],
             batch=cell["batch"],
             steps=cell["steps"],
             lr=-1.0 if cell["lr"] is None else cell["lr"],
+            input=cell["input"],
+            network=cell["network"] or "",
         )
         rows.setdefault((setting, Contestant(name, mode, environment)), []).append((index, record))
     ordered = sorted(rows.items(), key=lambda item: (item[0][0], item[0][1].order))
-    return Study(found, tuple(Row(*key, tuple(runs)) for key, runs in ordered), environments, letters)
+    every = [Row(*key, tuple(runs)) for key, runs in ordered]
+    trained = tuple(row for row in every if row.setting.task == "train")
+    asides = tuple(row for row in every if row.setting.task != "train")
+    return Study(found, trained, asides, environments, letters)
 
 
 def separated(one: Estimate, other: Estimate, metric: Metric) -> bool:
     """Whether two figures differ beyond their spread.
 
-    Throughput: the 95 % intervals do not overlap. Everything else: the ranges over runs do not overlap, and
-    that clean a split has a chance of at most 5 % among equals (four runs each will do, three will not).
+    Throughput and overhead: the 95 % intervals do not overlap. Everything else: the ranges over runs do not overlap,
+    and that clean a split has a chance of at most 5 % among equals (four runs each will do, three will not).
     """
     if one.low is None or one.high is None or other.low is None or other.high is None:
         return False
     apart = one.low > other.high or other.low > one.high
-    if metric.key == "samples_per_s":
+    if metric.key in INTERVALS:
         return apart
     return apart and 2 / math.comb(one.runs + other.runs, one.runs) <= LUCK
 
@@ -414,18 +465,18 @@ def crops_label(record: Record) -> str:
     return " + ".join(f"{group['count']}×{group['size']}" for group in record["config"]["crops"])
 
 
-def _crops(records: Sequence[Record]) -> dict[tuple[str, bool], str]:
-    """(recipe, multi-crop or not) -> label, for records that ended before their config was known."""
-    labels = {
-        (record["cell"]["recipe"], record["cell"]["multi_crop"]): "multi-crop"
-        if record["cell"]["multi_crop"]
-        else "two crops"
-        for record in records
-    }
+def _crops(records: Sequence[Record]) -> dict[tuple[str, str | None, bool], str]:
+    """What decides the crops -> label, for records that ended before their config was known."""
+    labels = {_cropping(record): "multi-crop" if record["cell"]["multi_crop"] else "two crops" for record in records}
     for record in records:
         if record["config"] is not None:
-            labels[record["cell"]["recipe"], record["cell"]["multi_crop"]] = crops_label(record)
+            labels[_cropping(record)] = crops_label(record)
     return labels
+
+
+def _cropping(record: Record) -> tuple[str, str | None, bool]:
+    cell = record["cell"]
+    return cell["recipe"], cell["crops"], cell["multi_crop"]
 
 
 def _modes(records: Sequence[Record]) -> dict[str, str]:

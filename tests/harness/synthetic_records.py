@@ -199,6 +199,44 @@ def record(
     }
 
 
+def kernels(name: str, *, speed: float = 1.0) -> dict[str, Any]:
+    """A record of single operations."""
+    made = failed(record(name, 256, multi_crop=False, queue=False), "ok", "")
+    cell = made["cell"] | {"task": "kernels", "id": f"kernels-{name}", "suite": "kernels"}
+    measured = [
+        {
+            "name": kernel,
+            "size": size,
+            "calls_per_block": 10,
+            "block_s": [10 * seconds / speed] * 5,
+            "call_s_median": seconds / speed,
+            "call_s_low": 0.99 * seconds / speed,
+            "call_s_high": 1.01 * seconds / speed,
+            "bytes": None if kernel == "larc_sgd" else 24e6,
+            "gbytes_per_s": None if kernel == "larc_sgd" else 24e6 * speed / seconds / 1e9,
+        }
+        for kernel, size, seconds in (
+            ("sinkhorn", "256x3000", 3e-4),
+            ("sinkhorn", "4096x3000", 5e-3),
+            ("larc_sgd", "resnet50", 2e-3),
+        )
+    ]
+    return made | {"cell": cell, "reason": None, "data": None, "kernels": measured}
+
+
+def largest_batch(name: str, batch: int | None, *, multi_crop: bool = False) -> dict[str, Any]:
+    """A record of a search for the largest batch."""
+    made = failed(record(name, 64, multi_crop=multi_crop, queue=False), "ok", "")
+    cell = made["cell"] | {"task": "largest_batch", "id": f"largest-{name}-{multi_crop}", "suite": "memory"}
+    tried = [(64, batch is not None)] + ([(batch, True), (batch + 64, False)] if batch else [])
+    tries = [
+        {"batch": b, "status": "ok" if fits else "oom", "reason": None if fits else "full", "peak_bytes": None}
+        for b, fits in tried
+    ]
+    found = {"batch": batch, "smallest_too_large": batch + 64 if batch else 64, "step": 64, "tries": tries}
+    return made | {"cell": cell, "reason": None, "largest_batch": found}
+
+
 def failed(made: dict[str, Any], status: str, reason: str) -> dict[str, Any]:
     """The record as it would be had it failed: what was not measured is null."""
     kept = {} if status == "collapsed" else dict.fromkeys(MEASURED)

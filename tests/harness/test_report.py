@@ -16,6 +16,7 @@ from rich.console import Console
 from tests.harness import synthetic_records as synthetic
 
 from swav_bench import findings, plots, records, report, tables
+from swav_bench.asides import aside_tables
 from swav_spec.errors import InvalidInput
 
 HOSTILE = "<script>alert('x')</script>|`$a_b$`[red](javascript:alert(1))\u202e"
@@ -143,7 +144,17 @@ def test_plots_are_files_that_can_be_read(folder):
     for path in (folder / "plots").glob("*.svg"):
         assert ET.parse(path).getroot().tag.endswith("svg")
     names = {path.stem for path in (folder / "plots").glob("*.png")}
-    assert names == {"throughput", "memory", "first-step", "accuracy-time", "accuracy", "loss", "front"}
+    assert names == {
+        "throughput",
+        "memory",
+        "parts",
+        "first-step",
+        "accuracy-time",
+        "accuracy-samples",
+        "accuracy",
+        "loss",
+        "front",
+    }
 
 
 def test_failed_cells_are_shown_and_not_ranked(mixed, folder):
@@ -511,3 +522,70 @@ def test_a_cpu_s_answer_says_that_it_is_no_claim():
     claim = "no claim about a framework"
     assert claim in lead(synthetic.demo())
     assert claim not in lead([synthetic.gpu(record) for record in synthetic.demo()])
+
+
+def test_overhead_is_beside_throughput_with_its_interval(tmp_path):
+    page = page_of(synthetic.demo(), tmp_path)
+    assert "Overhead over the encoder" in page
+    data = tables.study(synthetic.demo())
+    estimate = data.rows[0].estimate(tables.METRIC["overhead"])
+    (_, made), *_ = data.rows[0].records
+    assert estimate.value == made["overhead"]["overhead_share"]
+    assert (estimate.low, estimate.high) == (
+        made["overhead"]["overhead_share_low"],
+        made["overhead"]["overhead_share_high"],
+    )
+    assert "SwAV's whole step takes 11" in everything(synthetic.demo())
+
+
+def test_waiting_for_input_is_told_of_streams_only(tmp_path):
+    assert "Waiting for input" not in page_of(synthetic.demo(), tmp_path)
+    streamed = [made | {"cell": made["cell"] | {"input": "stream"}} for made in synthetic.demo()]
+    assert "Waiting for input" in page_of(streamed, tmp_path)
+    assert "waiting for input takes at most" in everything(streamed)
+
+
+def test_streams_and_networks_are_not_ranked_with_others():
+    fast = [made | {"cell": made["cell"] | {"input": "stream"}} for made in synthetic.demo(("torch",), speed=3.0)]
+    other = [made | {"cell": made["cell"] | {"network": "resnet18"}} for made in synthetic.demo(("jax",), speed=9.0)]
+    data = tables.study(synthetic.demo(("tensorflow",)) + fast + other)
+    assert all(len(data.ranking(setting, tables.METRIC["samples_per_s"])) == 1 for setting in data.settings)
+
+
+def test_kernels_and_largest_batches_have_tables_of_their_own(tmp_path):
+    made = [
+        *synthetic.demo(("torch", "jax")),
+        synthetic.kernels("torch"),
+        synthetic.kernels("jax", speed=2.0),
+        synthetic.largest_batch("torch", 512),
+        synthetic.largest_batch("jax", None),
+        synthetic.largest_batch("torch", 192, multi_crop=True),
+    ]
+    data = tables.study(made)
+    assert len(data.rows) == len(synthetic.demo(("torch", "jax")))
+    page = page_of(made, tmp_path)
+    tables_shown = {pivot.metric.title: pivot for pivot in _asides(data)}
+    assert list(tables_shown) == ["Largest batch that fits", "sinkhorn", "larc_sgd"]
+    largest = {line.label: [cell.text for cell in line.cells] for line in tables_shown["Largest batch that fits"].lines}
+    assert sorted(map(tuple, largest.values())) == [("192", "–"), ("512", "none")]
+    first, second = tables_shown["sinkhorn"].lines
+    assert [cell.text for cell in first.cells] == ["300", "150"]
+    assert [cell.best for cell in second.cells] == [False, True]
+    assert "not 576" in page
+    results = records.load(synthetic.write(tmp_path, made))
+    assert "## Single operations and largest batches" in report.as_markdown(results, data, [])
+
+
+def test_kernels_alone_give_a_report(tmp_path):
+    made = [
+        synthetic.kernels("torch"),
+        synthetic.failed(synthetic.kernels("jax"), "error", "it broke") | {"kernels": None},
+    ]
+    page = page_of(made, tmp_path)
+    assert "sinkhorn" in page
+    assert "it broke" in page
+    assert 'id="comparison"' not in page
+
+
+def _asides(data):
+    return aside_tables(data, str, str, lambda setting: data.setting_label(setting) or "All")

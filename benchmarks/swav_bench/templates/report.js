@@ -4,7 +4,7 @@
   if (!form) return;
   const marked = [...document.querySelectorAll("[data-keys]")];
   const series = [...document.querySelectorAll("[data-series]")];
-  const legend = [...document.querySelectorAll(".legend")[0]?.querySelectorAll("li[data-keys]") ?? []];
+  const legend = [...document.querySelector(".legend:has(li[data-keys])")?.querySelectorAll("li[data-keys]") ?? []];
   const rows = [...document.querySelectorAll("[data-row]")];
   const update = () => {
     const off = new Set([...form.querySelectorAll("input:not(:checked)")].map((box) => box.value));
