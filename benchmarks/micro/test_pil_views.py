@@ -2,7 +2,8 @@
 
     pytest benchmarks/micro/test_pil_views.py --implementation torch
 
-Both are timed in turns in a process of their own, after a first call that compiles, from pixels in memory.
+Both are timed in turns in a process of their own, after a first call that compiles, from pixels in memory. An
+implementation that is slower than PIL fails; the reference may be.
 """
 
 from __future__ import annotations
@@ -44,3 +45,4 @@ def test_against_pil(request):
             f"they differ by {found['levels']:.2f} levels on average"
         )
     assert found["levels"] < PIPELINE_LEVELS  # the same work
+    assert name == "numpy" or np.median(own / pil) <= 1

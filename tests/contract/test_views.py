@@ -7,7 +7,8 @@ import pytest
 
 from swav_spec import views as reference
 from swav_spec.config import Augmentation, Config, CropGroup, Network, Schedule
-from swav_spec.multicrop import crop_plan
+from swav_spec.multicrop import central_plan, crop_plan
+from swav_spec.supervised import Supervised
 from swav_spec.testing.assertions import assert_views_close, dtype_of
 from swav_spec.testing.images import random_images
 
@@ -48,7 +49,7 @@ CASES = {
     "tiny images enlarged": (config([(16, 2, LARGE)], EVERYTHING), (9, 7)),
     "resolutions that return": (config([(16, 1, LARGE), (12, 1, LARGE), (16, 1, SMALL)], EVERYTHING), (24, 24)),
     "long blur": (config([(20, 2, LARGE)], Augmentation(blur=1, blur_radius=(3.0, 8.0))), (24, 24)),
-    "crops of one pixel": (config([(1, 2, LARGE)], EVERYTHING), (24, 24)),
+    "crops of one pixel": (config([(1, 2, LARGE)], EVERYTHING), (12, 12)),
 }
 
 
@@ -84,11 +85,11 @@ def test_one_change(implementation, precision, name):
 
 
 def test_images_of_many_sizes_on_one_canvas(implementation, precision):
-    heights, widths = np.array([40, 17, 33, 5, 28, 40]), np.array([48, 48, 9, 6, 31, 20])
-    canvas = np.full((6, 40, 48, 3), 255, dtype=np.uint8)  # what lies outside an image must not matter
+    of_config, sides = CASES["photos shrunk"]  # and its program
+    heights, widths = np.array([96, 17, 66, 5, 28, 96]), np.array([80, 80, 9, 6, 31, 20])
+    canvas = np.full((6, *sides, 3), 255, dtype=np.uint8)  # what lies outside an image must not matter
     for row, (height, width) in enumerate(zip(heights, widths, strict=True)):
         canvas[row, :height, :width] = random_images(row, 5, height, width)[4]
-    of_config = config([(24, 2, LARGE), (12, 3, SMALL)], Augmentation())
     plan = crop_plan(of_config, seed=0, epoch=9, samples=np.arange(6), heights=heights, widths=widths)
     assert_views(implementation, precision, canvas, plan, of_config, "canvas")
     dark = canvas.copy()
@@ -120,3 +121,30 @@ def test_crops_are_crop_major(implementation, precision):
     mean, std = np.array(of_config.augmentation.mean), np.array(of_config.augmentation.std)
     expected = np.tile((images[:, :8, :8] / 255 - mean) / std, (3, 1, 1, 1))
     assert_views_close(implementation.to_host(view), expected, precision=precision, what="flat images")
+
+
+def test_the_middle_of_each_image(implementation, precision):
+    """The central view of evaluation: one crop, nothing random, and a blur that reaches no neighbour."""
+    heights, widths = np.array([24, 17, 33, 5, 28, 40]), np.array([48, 24, 9, 6, 31, 20])
+    canvas = np.zeros((6, 40, 48, 3), dtype=np.uint8)
+    for row, (height, width) in enumerate(zip(heights, widths, strict=True)):
+        canvas[row, :height, :width] = random_images(row, 5, height, width)[4]
+    central = Supervised(epochs=1, head_lr=0.1, size=24)  # which has one crop of each image
+    for share in (224 / 256, 1):
+        plan = central_plan(24, heights, widths, share=share)
+        assert_views(implementation, precision, canvas, plan, central, f"central view of {share:.3f}")
+    whole = random_images(6, 6, 24, 24)
+    plan = central_plan(24, np.full(6, 24), np.full(6, 24), share=1)
+    (view,) = implementation.views(implementation.to_device(whole), plan, central)
+    assert_views_close(
+        implementation.to_host(view), reference.normalised(whole, central), precision=precision, what="whole images"
+    )
+
+
+def test_mean_of_a_flat_photograph(implementation, precision):
+    """Its luma, added up one by one in float32, is off by hundreds of roundings."""
+    of_config = config([(224, 2, LARGE)], CHANGES["contrast"], batch=2)
+    images = np.empty((2, 224, 224, 3), dtype=np.uint8)
+    images[:] = np.array([[200, 90, 61], [249, 180, 77]])[:, None, None]
+    plan = crop_plan(of_config, seed=1, epoch=0, samples=np.arange(2), heights=224, widths=224)
+    assert_views(implementation, precision, images, plan, of_config, "flat")
