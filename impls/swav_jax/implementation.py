@@ -11,11 +11,12 @@ import numpy as np
 import optax
 from jax import Array
 
-from swav_jax import loss, multicrop, network, optimizer, queue, sinkhorn, train
+from swav_jax import loss, multicrop, network, optimizer, queue, sinkhorn, supervised, train
 from swav_jax.device import JaxDevice
 from swav_jax.network import NUMBERS
+from swav_jax.supervised import ClassifierArrays, ClassifierState, Program
 from swav_jax.train import Arrays, State
-from swav_spec.config import Config, Execution
+from swav_spec.config import Config, Cropped, Execution, Network
 from swav_spec.contract import Part
 from swav_spec.errors import require
 from swav_spec.loss import check_swapped_loss
@@ -24,15 +25,16 @@ from swav_spec.network import parameter_names
 from swav_spec.queue import is_full
 from swav_spec.schedule import StepSettings, step_settings
 from swav_spec.sinkhorn import check_sinkhorn
+from swav_spec.supervised import Rates, Supervised, check_labels, check_plan, rates_of_step
 
 
 class JaxImplementation(JaxDevice):
-    """Fulfils Device, Maths, Views and Trainer on a CPU or GPU.
+    """Fulfils Device, Maths, Views, Trainer and Classifier on a CPU or GPU.
 
     Every method is one program, compiled when it first meets its shapes; a training step donates its state's arrays.
     """
 
-    fulfils: ClassVar[tuple[Part, ...]] = ("maths", "views", "trainer")
+    fulfils: ClassVar[tuple[Part, ...]] = ("maths", "views", "trainer", "classifier")
     modes: ClassVar[tuple[str, ...]] = ("jit",)
 
     def __init__(self, execution: Execution) -> None:
@@ -52,6 +54,8 @@ class JaxImplementation(JaxDevice):
         self._forward = self.jit(self._forward_program, static_argnums=(0, 3))
         self._encoder_step = self.jit(self._encoder_step_program, static_argnums=0)
         self._embed = self.jit(self._embed_program, static_argnums=0)
+        self._classifier_step = self.jit(self._classifier_step_program, static_argnums=0, donate_argnums=1)
+        self._classify = self.jit(self._classify_program, static_argnums=0)
 
     # Maths
 
@@ -112,7 +116,7 @@ class JaxImplementation(JaxDevice):
 
     # Views
 
-    def views(self, images: Array, plan: CropPlan, config: Config) -> list[Array]:
+    def views(self, images: Array, plan: CropPlan, config: Cropped) -> list[Array]:
         sizes = tuple(group.size for group in plan.groups)
         return self._views(images, plan, sizes, *self._mean_and_std(config))
 
@@ -160,6 +164,31 @@ class JaxImplementation(JaxDevice):
     def from_arrays(self, config: Config, arrays: Mapping[str, np.ndarray]) -> State:
         return train.from_arrays(config, arrays, self._numbers, self.to_device)
 
+    # Classifier
+
+    def init_classifier(
+        self, config: Supervised, network: Network, weights: Mapping[str, np.ndarray], classes: int, seed: int
+    ) -> ClassifierState:
+        return supervised.initial_state(config, network, weights, classes, seed, self._numbers, self.to_device)
+
+    def classifier_step(
+        self, state: ClassifierState, images: Array, labels: Array, plan: CropPlan
+    ) -> tuple[ClassifierState, dict[str, Array]]:
+        check_plan(state.config, plan, batch=state.config.batch)
+        check_labels(images.shape, labels.shape)
+        rates = rates_of_step(state.config, state.step)
+        program = supervised.program_of(state)
+        arrays, metrics = self._classifier_step(program, state.arrays, images, labels, plan, rates)
+        return supervised.advanced(state, arrays), metrics
+
+    def classify(self, state: ClassifierState, images: Array, plan: CropPlan) -> Array:
+        check_plan(state.config, plan)
+        arrays = state.arrays
+        return self._classify(supervised.program_of(state), arrays.params, arrays.statistics, images, plan)
+
+    def classifier_arrays(self, state: ClassifierState) -> dict[str, np.ndarray]:
+        return supervised.classifier_arrays(state, self.to_host)
+
     def _stepped(self, state: State, program: Callable, *inputs: Any) -> tuple[State, dict[str, Array]]:
         config = state.config
         settings = step_settings(config, state.step, state.queue_count)
@@ -180,7 +209,7 @@ class JaxImplementation(JaxDevice):
         require(found == wanted, "views' shapes", found, f"{wanted}")
         return list(views)
 
-    def _mean_and_std(self, config: Config) -> tuple[np.ndarray, np.ndarray]:
+    def _mean_and_std(self, config: Cropped) -> tuple[np.ndarray, np.ndarray]:
         changes = config.augmentation
         return np.array(changes.mean, self._numbers.master), np.array(changes.std, self._numbers.master)
 
@@ -204,6 +233,16 @@ class JaxImplementation(JaxDevice):
 
     def _encoder_step_program(self, config: Config, arrays: Arrays, views: list[Array]):
         return train.encoder_step(config, self._numbers, arrays, views)
+
+    def _classifier_step_program(
+        self, program: Program, arrays: ClassifierArrays, images: Array, labels: Array, plan: CropPlan, rates: Rates
+    ):
+        (view,) = multicrop.views(images, plan, (program.config.size,), *self._mean_and_std(program.config))
+        return supervised.train_step(program, self._numbers, arrays, view, labels[plan.index], rates)
+
+    def _classify_program(self, program: Program, params, statistics, images: Array, plan: CropPlan):
+        (view,) = multicrop.views(images, plan, (program.config.size,), *self._mean_and_std(program.config))
+        return supervised.forward(program.network, self._numbers, params, statistics, view, train=False)[0]
 
     def _embed_program(self, config: Config, arrays: Arrays, images: Array):
         whole = multicrop.normalised(images, *map(jnp.asarray, self._mean_and_std(config)))

@@ -9,7 +9,7 @@ symmetrically by half its kernel, which "SAME" does not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -187,25 +187,41 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, views: Sequence[Array], *, train: bool) -> tuple[Array, Array]:
         """Backbone once per resolution, so that its statistics are the group's; head once over all views."""
-        network, numbers = self.network, self.numbers
-        if network.stem != "none":
-            kernel, stride = (7, 2) if network.stem == "imagenet" else (3, 1)
-            conv1 = _conv(numbers, network.widths[0], kernel, stride, "conv1")
-            bn1 = BatchNorm(numbers, name="bn1")
-        stages = [Stage(network, index, numbers, name=f"layer{index + 1}") for index in range(len(network.depths))]
-
-        def backbone(images: Array) -> Array:
-            x = images.astype(numbers.compute)
-            if network.stem != "none":
-                x = nn.relu(bn1(conv1(x), train=train))
-            if network.stem == "imagenet":
-                x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-            for stage in stages:
-                x = stage(x, train=train)
-            return x.mean(axis=(1, 2))
-
+        backbone = _backbone(self.network, self.numbers, train=train)
         features = jnp.concatenate([backbone(group) for group in views])
-        return features, ProjectionHead(network, numbers, name="projection_head")(features, train=train)
+        return features, ProjectionHead(self.network, self.numbers, name="projection_head")(features, train=train)
+
+
+class Backbone(nn.Module):
+    """The encoder without its head: [N, h, w, 3] of one resolution to pooled features [N, F]."""
+
+    network: Network
+    numbers: Numbers
+
+    @nn.compact
+    def __call__(self, images: Array, *, train: bool) -> Array:
+        return _backbone(self.network, self.numbers, train=train)(images)
+
+
+def _backbone(network: Network, numbers: Numbers, *, train: bool) -> Callable[[Array], Array]:
+    """The backbone as a function; its layers become those of the module in whose compact method this is called."""
+    if network.stem != "none":
+        kernel, stride = (7, 2) if network.stem == "imagenet" else (3, 1)
+        conv1 = _conv(numbers, network.widths[0], kernel, stride, "conv1")
+        bn1 = BatchNorm(numbers, name="bn1")
+    stages = [Stage(network, index, numbers, name=f"layer{index + 1}") for index in range(len(network.depths))]
+
+    def backbone(images: Array) -> Array:
+        x = images.astype(numbers.compute)
+        if network.stem != "none":
+            x = nn.relu(bn1(conv1(x), train=train))
+        if network.stem == "imagenet":
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        for stage in stages:
+            x = stage(x, train=train)
+        return x.mean(axis=(1, 2))
+
+    return backbone
 
 
 def encode(
@@ -226,6 +242,21 @@ def encode(
     variables = {"params": _tree(encoder), "batch_stats": _tree(statistics)}
     outputs, new = Encoder(network, numbers).apply(variables, views, train=train, mutable=["batch_stats"])
     return outputs, flatten_dict(new["batch_stats"], sep=".")
+
+
+def pooled_features(
+    network: Network,
+    numbers: Numbers,
+    params: Mapping[str, Array],
+    statistics: Mapping[str, Array],
+    images: Array,
+    *,
+    train: bool,
+) -> tuple[Array, dict[str, Array]]:
+    """The backbone alone as a pure function of its tensors: [N, F], and the new running statistics."""
+    variables = {"params": _tree(params), "batch_stats": _tree(statistics)}
+    features, new = Backbone(network, numbers).apply(variables, images, train=train, mutable=["batch_stats"])
+    return features, flatten_dict(new["batch_stats"], sep=".")
 
 
 def _tree(tensors: Mapping[str, Array]) -> dict[str, Any]:

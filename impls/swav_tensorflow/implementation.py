@@ -8,23 +8,25 @@ from typing import ClassVar
 import numpy as np
 import tensorflow as tf
 
-from swav_spec.config import Config, Execution
+from swav_spec.config import Config, Cropped, Execution, Network
 from swav_spec.contract import Part
 from swav_spec.multicrop import CropPlan
-from swav_tensorflow import loss, multicrop, optimizer, queue, sinkhorn, train
+from swav_spec.supervised import Supervised, check_labels, check_plan
+from swav_tensorflow import loss, multicrop, optimizer, queue, sinkhorn, supervised, train
 from swav_tensorflow.device import MODES, TensorFlowDevice
+from swav_tensorflow.supervised import ClassifierState
 from swav_tensorflow.train import State
 
 
 class TensorFlowImplementation(TensorFlowDevice):
     """Everything in the contract, in the modes "graph" (tf.function) and "xla" (tf.function with jit_compile)."""
 
-    fulfils: ClassVar[tuple[Part, ...]] = ("maths", "views", "trainer")
+    fulfils: ClassVar[tuple[Part, ...]] = ("maths", "views", "trainer", "classifier")
     modes: ClassVar[tuple[str, ...]] = MODES
 
     def __init__(self, execution: Execution) -> None:
         super().__init__(execution)
-        self._views: dict[Config, Callable] = {}
+        self._views: dict[Cropped, Callable] = {}
 
     # Maths: plain functions, which run eagerly here and are traced as part of a step.
 
@@ -37,7 +39,7 @@ class TensorFlowImplementation(TensorFlowDevice):
 
     # Views.
 
-    def views(self, images: tf.Tensor, plan: CropPlan, config: Config) -> list[tf.Tensor]:
+    def views(self, images: tf.Tensor, plan: CropPlan, config: Cropped) -> list[tf.Tensor]:
         """One [C*B, side, side, 3] tensor per run of equal resolution (contract.Views.views)."""
         arrays = self._plan(plan, config)
         if config not in self._views:
@@ -107,7 +109,38 @@ class TensorFlowImplementation(TensorFlowDevice):
         with tf.device(self.device_name):
             return train.from_arrays(config, arrays, self)
 
-    def _plan(self, plan: CropPlan, config: Config) -> multicrop.PlanArrays:
+    # Classifier.
+
+    def init_classifier(
+        self, config: Supervised, network: Network, weights: Mapping[str, np.ndarray], classes: int, seed: int
+    ) -> ClassifierState:
+        """State at step 0 (contract.Classifier.init_classifier)."""
+        with tf.device(self.device_name):
+            return supervised.initial_state(config, network, weights, classes, seed, self)
+
+    def classifier_step(
+        self, state: ClassifierState, images: tf.Tensor, labels: tf.Tensor, plan: CropPlan
+    ) -> tuple[ClassifierState, dict[str, tf.Tensor]]:
+        """One step on one view of each image (contract.Classifier.classifier_step)."""
+        check_plan(state.config, plan, batch=state.config.batch)
+        check_labels(images.shape, labels.shape)
+        arrays, rates = self._plan(plan, state.config), supervised.rates(state, self.dtype)
+        with tf.device(self.device_name):
+            metrics = state.run.step(images, labels, arrays, rates)
+        return supervised.advanced(state), metrics
+
+    def classify(self, state: ClassifierState, images: tf.Tensor, plan: CropPlan) -> tf.Tensor:
+        """Logits of one view of each image (contract.Classifier.classify)."""
+        check_plan(state.config, plan)
+        arrays = self._plan(plan, state.config)
+        with tf.device(self.device_name):
+            return state.run.classify(images, arrays)
+
+    def classifier_arrays(self, state: ClassifierState) -> dict[str, np.ndarray]:
+        """Every tensor on the host (contract.Classifier.classifier_arrays)."""
+        return supervised.classifier_arrays(state)
+
+    def _plan(self, plan: CropPlan, config: Cropped) -> multicrop.PlanArrays:
         arrays = multicrop.plan_arrays(plan, config, self.dtype.as_numpy_dtype)
         with tf.device("/CPU:0"):
             return tf.nest.map_structure(tf.constant, arrays)

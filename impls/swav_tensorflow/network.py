@@ -183,13 +183,7 @@ class SwAV(keras.Model):
         wide = "float64" if precision == "float64" else "float32"
         super().__init__(name="swav", dtype=wide)
         policy = POLICIES[precision]
-        pairs = {
-            conv.name: (
-                Convolution(conv.inputs, conv.outputs, conv.kernel, conv.stride, name=conv.name, dtype=policy),
-                BatchNormalization(conv.outputs, name=conv.norm, dtype=policy),
-            )
-            for conv in convolutions(network)
-        }
+        pairs = convolution_pairs(network, precision)
         self.backbone = Backbone(network, pairs, name="backbone", dtype=policy)
         self.head = Head(network, name="projection_head", dtype=policy)
         self.prototypes = self.add_weight(
@@ -197,12 +191,7 @@ class SwAV(keras.Model):
         )
         self.built = True
 
-        norms = {norm.name: norm for _, norm in pairs.values()} | {self.head.norm.name: self.head.norm}
-        tensors = {f"{name}.weight": conv.kernel for name, (conv, _) in pairs.items()}
-        for name, norm in norms.items():
-            tensors |= {f"{name}.weight": norm.gamma, f"{name}.bias": norm.beta}
-            tensors |= {f"{name}.running_mean": norm.moving_mean, f"{name}.running_var": norm.moving_variance}
-            tensors[f"{name}.num_batches_tracked"] = norm.batches
+        tensors = backbone_tensors(pairs) | norm_tensors(self.head.norm)
         for layer in (self.head.hidden, self.head.output_layer):
             tensors |= {f"{layer.name}.weight": layer.kernel, f"{layer.name}.bias": layer.bias}
         tensors["prototypes.weight"] = self.prototypes
@@ -232,15 +221,49 @@ class SwAV(keras.Model):
         return {name: variable for name, variable in self.tensors.items() if not is_buffer(name)}
 
 
+Pairs = Mapping[str, tuple[Convolution, BatchNormalization]]
+
+
+def convolution_pairs(network: Network, precision: Precision) -> Pairs:
+    """Name of each convolution of the backbone -> the convolution and the normalisation behind it."""
+    policy = POLICIES[precision]
+    return {
+        conv.name: (
+            Convolution(conv.inputs, conv.outputs, conv.kernel, conv.stride, name=conv.name, dtype=policy),
+            BatchNormalization(conv.outputs, name=conv.norm, dtype=policy),
+        )
+        for conv in convolutions(network)
+    }
+
+
+def backbone_tensors(pairs: Pairs) -> dict[str, keras.Variable]:
+    """Published name -> Keras variable of the backbone."""
+    tensors = {f"{name}.weight": conv.kernel for name, (conv, _) in pairs.items()}
+    for _, norm in pairs.values():
+        tensors |= norm_tensors(norm)
+    return tensors
+
+
+def norm_tensors(norm: BatchNormalization) -> dict[str, keras.Variable]:
+    """Published name -> Keras variable of one normalisation."""
+    return {
+        f"{norm.name}.weight": norm.gamma,
+        f"{norm.name}.bias": norm.beta,
+        f"{norm.name}.running_mean": norm.moving_mean,
+        f"{norm.name}.running_var": norm.moving_variance,
+        f"{norm.name}.num_batches_tracked": norm.batches,
+    }
+
+
 def to_published(name: str, array: np.ndarray) -> np.ndarray:
     """A tensor in the published layout: kernels [out, in, height, width], linear layers [out, in]."""
     if array.ndim == 4:
         return array.transpose(3, 2, 0, 1)
-    return array.T if array.ndim == 2 and name.startswith("projection_head") else array
+    return array.T if array.ndim == 2 and name != "prototypes.weight" else array
 
 
 def from_published(name: str, array: np.ndarray) -> np.ndarray:
     """The inverse of `to_published`."""
     if array.ndim == 4:
         return array.transpose(2, 3, 1, 0)
-    return array.T if array.ndim == 2 and name.startswith("projection_head") else array
+    return array.T if array.ndim == 2 and name != "prototypes.weight" else array

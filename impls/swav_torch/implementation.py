@@ -8,23 +8,26 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from swav_spec.config import Config, Execution
+from swav_spec.config import Config, Cropped, Execution, Network
 from swav_spec.contract import Part
 from swav_spec.multicrop import CropPlan, GroupPlan
-from swav_torch import loss, multicrop, optimizer, queue, sinkhorn, train
+from swav_spec.supervised import Supervised, check_labels, check_plan
+from swav_torch import loss, multicrop, optimizer, queue, sinkhorn, supervised, train
 from swav_torch.device import MODES, TorchDevice
+from swav_torch.supervised import ClassifierState
 from swav_torch.train import State
 
 
 class TorchImplementation(TorchDevice):
-    """Maths, Views and Trainer in PyTorch: eager, compiled by torch.compile, or captured as CUDA graphs."""
+    """Maths, Views, Trainer and Classifier in PyTorch: eager, compiled by torch.compile, or captured as CUDA graphs."""
 
-    fulfils: ClassVar[tuple[Part, ...]] = ("maths", "views", "trainer")
+    fulfils: ClassVar[tuple[Part, ...]] = ("maths", "views", "trainer", "classifier")
     modes: ClassVar[tuple[str, ...]] = MODES
 
     def __init__(self, execution: Execution) -> None:
         super().__init__(execution)
         self._training = train.Training(self)
+        self._classifying = supervised.ClassifierTraining(self)
         self._make_views = self.compile(multicrop.make_views) if self.mode == "compile" else multicrop.make_views
         self._taps: dict[int, tuple[int, int]] = {}
 
@@ -39,13 +42,13 @@ class TorchImplementation(TorchDevice):
         return queue.queue_read(queue_, count, prototypes)
 
     @torch.no_grad()
-    def views(self, images: torch.Tensor, plan: CropPlan, config: Config) -> list[torch.Tensor]:
+    def views(self, images: torch.Tensor, plan: CropPlan, config: Cropped) -> list[torch.Tensor]:
         multicrop.check_images(images)
         multicrop.check_plan(images, plan)
         return [self._views_of_group(images, group, plan.index, config) for group in plan.groups]
 
     def _views_of_group(
-        self, images: torch.Tensor, group: GroupPlan, index: np.ndarray, config: Config
+        self, images: torch.Tensor, group: GroupPlan, index: np.ndarray, config: Cropped
     ) -> torch.Tensor:
         taps, blurred = multicrop.most_taps(group), None
         if self.mode == "compile":
@@ -107,6 +110,29 @@ class TorchImplementation(TorchDevice):
 
     def from_arrays(self, config: Config, arrays: Mapping[str, np.ndarray]) -> State:
         return train.from_arrays(self, config, arrays)
+
+    def init_classifier(
+        self, config: Supervised, network: Network, weights: Mapping[str, np.ndarray], classes: int, seed: int
+    ) -> ClassifierState:
+        return supervised.initial_state(self, config, network, weights, classes, seed)
+
+    def classifier_step(
+        self, state: ClassifierState, images: torch.Tensor, labels: torch.Tensor, plan: CropPlan
+    ) -> tuple[ClassifierState, dict[str, torch.Tensor]]:
+        check_plan(state.config, plan, batch=state.config.batch)
+        check_labels(images.shape, labels.shape)
+        (view,) = self.views(images, plan, state.config)
+        self.activate()
+        return self._classifying.step(state, view, labels.index_select(0, self.send(plan.index)).long())
+
+    def classify(self, state: ClassifierState, images: torch.Tensor, plan: CropPlan) -> torch.Tensor:
+        check_plan(state.config, plan)
+        (view,) = self.views(images, plan, state.config)
+        self.activate()
+        return supervised.classify(state, view)
+
+    def classifier_arrays(self, state: ClassifierState) -> dict[str, np.ndarray]:
+        return supervised.classifier_arrays(self, state)
 
     def describe(self) -> dict[str, Any]:
         self.activate()

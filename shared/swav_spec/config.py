@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from swav_spec.errors import require
 
@@ -99,6 +99,22 @@ class Augmentation:
         low, high = self.blur_radius
         require(0 <= low <= high <= 16, "augmentation.blur_radius", self.blur_radius, "0 <= low <= high <= 16 pixels")
         require(all(s > 0 for s in self.std), "augmentation.std", self.std, "three positive numbers")
+
+
+class Cropped(Protocol):
+    """What views are made from, of a Config or of whatever else has crops."""
+
+    @property
+    def crops(self) -> tuple[CropGroup, ...]:
+        """Groups of crops, in view order."""
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """Chances and ranges of their changes; their mean and std."""
+
+    @property
+    def resolutions(self) -> tuple[tuple[int, int], ...]:
+        """(side, how many) for each run of consecutive views of equal side."""
 
 
 @dataclass(frozen=True)
@@ -283,13 +299,14 @@ def from_dict(data: dict) -> Config:
     Raises:
         InvalidInput: a field is unknown, missing or out of range.
     """
-    return _build(Config, data, "config")
+    return built(Config, data, "config")
 
 
 _NESTED = {"network": Network, "schedule": Schedule, "optimizer": Optimizer, "augmentation": Augmentation}
 
 
-def _build(kind: type, data: dict, where: str) -> Any:
+def built(kind: type, data: dict, where: str) -> Any:
+    """A checked dataclass of that kind, and those inside it, from plain tables; see `from_dict` for what it raises."""
     require(isinstance(data, dict), where, data, "a table of fields")
     known = {item.name: item for item in dataclasses.fields(kind)}
     unknown = sorted(set(data) - set(known))
@@ -303,9 +320,9 @@ def _build(kind: type, data: dict, where: str) -> Any:
     values = {}
     for name, value in data.items():
         if name in _NESTED:
-            values[name] = _build(_NESTED[name], value, f"{where}.{name}")
+            values[name] = built(_NESTED[name], value, f"{where}.{name}")
         elif name == "crops":
-            values[name] = tuple(_build(CropGroup, group, f"{where}.crops[{i}]") for i, group in enumerate(value))
+            values[name] = tuple(built(CropGroup, group, f"{where}.crops[{i}]") for i, group in enumerate(value))
         else:
             values[name] = tuple(value) if isinstance(value, list) else value
     return kind(**values)

@@ -1,27 +1,37 @@
 """What an implementation of SwAV offers, so that one suite can judge it and one harness can measure it.
 
-Four small Protocols. An implementation says in `fulfils` which of them it has; a stranger's may have `Maths`
+Five small Protocols. An implementation says in `fulfils` which of them it has; a stranger's may have `Maths`
 alone. Arrays are the framework's own; `to_device` and `to_host` are the only ways in and out, so that no
 conversion is timed by accident. Views and images are [N, height, width, channel] for every caller, whatever
 layout a framework prefers inside.
 
 An implementation is made from an `Execution` and keeps no state of a run: states are values that a step
 takes and returns (a step may reuse the memory of the state it is given, so the old one is void).
+
+`Execution.precision` is that of the network's products, forward and backward: convolutions, the head's layers, and the
+scores (embeddings times prototypes, of the batch and of the queue, in a step and in `queue_read`). In tf32 the factors
+of all of them may be rounded to TF32. In bfloat16 backbone and head compute in bfloat16, and everything after the
+head, scores included, in float32 without TF32. All else is never less than float32, and no TF32 reaches it, in every
+precision: views, statistics of the normalisations, rows made unit, Sinkhorn, loss, optimiser. Precisions may live side
+by side in a process: making an implementation of another one changes nothing in what this one computes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from swav_spec.config import Config, Execution
+from swav_spec.config import Config, Cropped, Execution, Network
 from swav_spec.multicrop import CropPlan
+from swav_spec.supervised import Supervised
 
 Array = Any  # the framework's own
-State = Any  # of one run: see Trainer.init
-Part = Literal["maths", "views", "trainer"]
+State = Any  # of one run: see Trainer.init, Classifier.init_classifier
+Part = Literal["maths", "views", "trainer", "classifier"]
 
 
 class Implementation(Protocol):
@@ -65,10 +75,22 @@ class Device(Protocol):
 
 
 @runtime_checkable
+class Tracing(Protocol):
+    """The framework's own profiler; nobody has to have it."""
+
+    def trace(self, folder: Path) -> AbstractContextManager[None]:
+        """Traces what the device and the host do within the `with` statement, into files in an existing folder.
+
+        The caller fences before it leaves.
+        """
+
+
+@runtime_checkable
 class Maths(Protocol):
     """The method's own arithmetic, on device arrays; the specification's functions of the same names define it.
 
-    Computes in float32, or in float64 where given that; lower precisions are widened first.
+    Computes in float32, or in float64 where given that; lower precisions are widened first. Of it, only the scores of
+    `queue_read` are a product of the network, which a precision of tf32 reaches.
     """
 
     def normalize_rows(self, array: Array) -> Array:
@@ -87,6 +109,12 @@ class Maths(Protocol):
         """[N, K] scores to the codes of the last `keep` rows (swav_spec.sinkhorn.sinkhorn).
 
         Values are not checked here, which would stop the device; non-finite scores are a flag of the metrics.
+
+        Args:
+            all_max, all_sum: given together where the rows are spread over shards, one of which may be empty: the
+                elementwise maximum and sum over the shards of a [K] array of the framework's own, as such an array.
+                They may be plain Python functions, which wait for others, copy to the host or raise; so what calls
+                them is not compiled, unless by a caller who knows that his can be.
         """
 
     def swapped_loss(
@@ -118,7 +146,7 @@ class Maths(Protocol):
 class Views(Protocol):
     """Pixels to views, on the device."""
 
-    def views(self, images: Array, plan: CropPlan, config: Config) -> list[Array]:
+    def views(self, images: Array, plan: CropPlan, config: Cropped) -> list[Array]:
         """One [C*B, size, size, 3] array per run of equal resolution, crop-major, normalised (swav_spec.views.views).
 
         Args:
@@ -138,6 +166,10 @@ class Trainer(Protocol):
     Order of a step: set the learning rate; overwrite the prototypes by their row-normalised selves, outside
     the gradient; forward (backbone once per run of equal resolution, head once over all crops); per assigned
     view read the queue, push, Sinkhorn; loss; backward; while frozen the prototypes get nothing; update.
+
+    Adam is algorithm 1 of Kingma and Ba (2015) on g' = g + weight_decay p, with epsilon after the correction of the
+    bias: p - lr m_hat / (sqrt(v_hat) + 1e-8), m_hat = m / (1 - .9^t), v_hat = v / (1 - .999^t), t counting the updates
+    of that tensor from 1. (Epsilon under the uncorrected root, the paper's "epsilon hat", makes other first steps.)
     """
 
     def init(self, config: Config, weights: Mapping[str, np.ndarray]) -> State:
@@ -206,3 +238,58 @@ class Trainer(Protocol):
         Raises:
             InvalidInput: an array is missing, unexpected or of another shape.
         """
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """Training a linear classifier on the backbone's pooled features, and asking it (swav_spec.supervised).
+
+    Order of a step: set the learning rates of its epoch; views and labels of the plan's images; forward, the backbone
+    with the batch's statistics, or with the running ones and without gradient where it is frozen; mean cross-entropy;
+    backward; SGD. The linear layer, its loss and all updates are float32 or wider.
+    """
+
+    def init_classifier(
+        self, config: Supervised, network: Network, weights: Mapping[str, np.ndarray], classes: int, seed: int
+    ) -> State:
+        """State at step 0 from swav_spec.supervised.initial_tensors.
+
+        A state has the attributes `config` and `step`, a plain int known to the host.
+
+        Raises:
+            InvalidInput: see initial_tensors.
+        """
+
+    def classifier_step(
+        self, state: State, images: Array, labels: Array, plan: CropPlan
+    ) -> tuple[State, dict[str, Array]]:
+        """One step on one view of each image of the plan; returns before the device has finished.
+
+        Args:
+            state: void afterwards.
+            images: [N, H, W, 3] uint8 on the device.
+            labels: [N] int32 on the device, in 0..classes-1; those at the plan's `index` are used.
+            plan: of one crop of the config's size for each image of the batch.
+
+        Returns:
+            The next state, and metrics on the device: loss [], correct [] (integer, images of the batch whose largest
+            logit was their label's), both before the update.
+
+        Raises:
+            InvalidInput: the plan is of another batch or size, or the last epoch is over.
+        """
+
+    def classify(self, state: State, images: Array, plan: CropPlan) -> Array:
+        """Logits [len(plan.index), C], with running statistics; the state stays as it is.
+
+        Args:
+            state: of the classifier.
+            images: [N, H, W, 3] uint8 on the device.
+            plan: of one crop of the config's size for each image, as swav_spec.multicrop.central_plan makes it.
+
+        Raises:
+            InvalidInput: the plan is of another size.
+        """
+
+    def classifier_arrays(self, state: State) -> dict[str, np.ndarray]:
+        """The tensors of swav_spec.supervised.classifier_shapes, on the host, in the published names and layouts."""

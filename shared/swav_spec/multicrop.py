@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from swav_spec.config import Augmentation, Config, CropGroup
+from swav_spec.config import Augmentation, CropGroup, Cropped
 from swav_spec.errors import require
 from swav_spec.philox import below, philox4x32, uniform
 
@@ -36,7 +36,8 @@ class GroupPlan(NamedTuple):
             at most half a turn either way. 1, 1, 1, 0 where there is no jitter.
         grayscale: [C, B] bool.
         blur: [C, B, R + 1] float32, weight of the neighbours at distance 0..R in each of three box passes;
-            1, 0, ... where there is no blur. R follows from the largest blur radius allowed.
+            1, 0, ... where there is no blur. R follows from the largest blur radius allowed, and is 0 if none is
+            ever drawn.
     """
 
     size: int
@@ -62,7 +63,7 @@ class CropPlan(NamedTuple):
 
 
 def crop_plan(
-    config: Config,
+    config: Cropped,
     *,
     seed: int,
     epoch: int,
@@ -193,7 +194,7 @@ def _group_plan(
         jitter_order=JITTER_ORDERS[below(order, len(JITTER_ORDERS))],
         jitter_factor=factor.astype(np.float32),
         grayscale=chances[2] < augmentation.grayscale,
-        blur=blur_weights(blur_radius, blur_reach(high)).astype(np.float32),
+        blur=blur_weights(blur_radius, blur_reach(high) if augmentation.blur > 0 else 0).astype(np.float32),
     )
 
 

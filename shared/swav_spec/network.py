@@ -135,15 +135,16 @@ def initial_weights(network: Network, seed: int) -> dict[str, np.ndarray]:
             values[name] = np.full(shape, 1.0 if kind in ("weight", "running_var") else 0.0)
         elif len(shape) == 4:
             out, _, height, width = shape
-            values[name] = _generator(seed, name).normal(0.0, math.sqrt(2 / (out * height * width)), shape)
+            values[name] = named_generator(seed, name).normal(0.0, math.sqrt(2 / (out * height * width)), shape)
         else:
             weight = shapes[name.rsplit(".", 1)[0] + ".weight"]
             limit = 1 / math.sqrt(weight[1])
-            values[name] = _generator(seed, name).uniform(-limit, limit, shape)
+            values[name] = named_generator(seed, name).uniform(-limit, limit, shape)
     return values
 
 
-def _generator(seed: int, name: str) -> np.random.Generator:
+def named_generator(seed: int, name: str) -> np.random.Generator:
+    """A tensor's own random numbers, from the seed and its name."""
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
 

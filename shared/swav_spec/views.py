@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from swav_spec.config import Config
+from swav_spec.config import Cropped
 from swav_spec.multicrop import BRIGHTNESS, CONTRAST, HUE, CropPlan, GroupPlan
 
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as PIL's "L"
 
 
-def views(images: np.ndarray, plan: CropPlan, config: Config) -> list[np.ndarray]:
+def views(images: np.ndarray, plan: CropPlan, config: Cropped) -> list[np.ndarray]:
     """The views of a batch.
 
     Args:
@@ -112,7 +112,7 @@ def blur(pixels: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return pixels
 
 
-def normalised(images: np.ndarray, config: Config) -> np.ndarray:
+def normalised(images: np.ndarray, config: Cropped) -> np.ndarray:
     """Whole images [N, H, W, 3] uint8 as the network sees them for embedding: no crop, normalised, float64."""
     mean, std = np.array(config.augmentation.mean), np.array(config.augmentation.std)
     return (images / 255.0 - mean) / std

@@ -7,11 +7,13 @@ import pytest
 
 from swav_spec import registry
 from swav_spec.config import Execution
-from swav_spec.contract import Device, Maths, Trainer, Views
+from swav_spec.contract import Classifier, Device, Maths, Trainer, Views
 from swav_spec.errors import InvalidInput
 from swav_spec.testing.assertions import assert_same, dtype_of
 
-PROTOCOLS = {"maths": Maths, "views": Views, "trainer": Trainer}
+#: Implementation -> what it does not keep yet.
+ONE_SWITCH = {"tensorflow": "its TF32 switch is set when an implementation is made, not when it computes"}
+PROTOCOLS = {"maths": Maths, "views": Views, "trainer": Trainer, "classifier": Classifier}
 
 
 def test_it_has_what_it_says_it_fulfils(implementation):
@@ -54,6 +56,22 @@ def test_fence_and_peak(implementation, precision):
     assert peak is None or peak >= 16 * 4
     compilations = implementation.compilations()
     assert compilations is None or compilations >= 0
+
+
+@pytest.mark.needs("trainer")
+@pytest.mark.parametrize("other", ["float32", "tf32", "bfloat16"])
+def test_making_another_precision_changes_nothing(request, implementation, other):
+    name, device = (request.config.getoption(option) for option in ("--implementation", "--device"))
+    own = implementation.execution.precision
+    if name in ONE_SWITCH and (own == "tf32") != (other == "tf32"):
+        request.applymarker(pytest.mark.xfail(reason=ONE_SWITCH[name], strict=True))
+    registry.load(name, Execution(device, own))  # whatever was made before: the switches are this precision's now
+    before = implementation.describe()
+    try:
+        registry.load(name, Execution(device, other))
+        assert implementation.describe() == before
+    finally:
+        registry.load(name, Execution(device, own))
 
 
 def test_modes_that_are_not_offered(request):

@@ -21,52 +21,25 @@ Backward = Callable[[np.ndarray], np.ndarray]
 Layer = tuple[np.ndarray, Backward]
 
 
-class Pass:
-    """One forward pass over all views of a step, and what it leaves behind.
+class Layers:
+    """A network's layers on its tensors, and what they leave behind.
 
     Attributes:
-        features: [V*B, F], crop-major; embeddings: [V*B, D] of unit length; scores: [V*B, K].
-        head: [V*B, D], the head's output before normalisation.
-        buffers: the BN buffers after the pass, updated once for each resolution, in order (train only).
-        gradients: filled by `backward`.
+        weights: the state dict, float64.
+        buffers: the BN buffers, updated once for each pass (train only).
+        gradients: by parameter, filled by the layers' backward functions.
     """
 
-    def __init__(self, network: Network, weights: Weights, views: Sequence[np.ndarray], *, train: bool) -> None:
-        """`views`: one [C*B, side, side, 3] array per run of equal resolution."""
+    def __init__(self, network: Network, weights: Weights, *, train: bool) -> None:
         self.network, self.train = network, train
         self.weights = {name: np.asarray(value, dtype=np.float64) for name, value in weights.items()}
         self.buffers = {
             name: np.array(value) for name, value in weights.items() if "running_" in name or "num_" in name
         }
         self.gradients: Gradients = {}
-        self._backward: list[Backward] = []
-        self._sizes = [len(group) for group in views]
 
-        outputs = [self._backbone(np.moveaxis(np.asarray(group, dtype=np.float64), -1, 1)) for group in views]
-        self.features = np.concatenate([features for features, _ in outputs])
-        self._backbones = [backward for _, backward in outputs]
-        hidden, self._first = self._linear(self.features, "projection_head.0")
-        hidden, self._norm = self._batch_norm(hidden, "projection_head.1")
-        hidden, self._relu = relu(hidden)
-        self.head, self._second = self._linear(hidden, "projection_head.3")
-        self.embeddings, self._unit = unit_rows(self.head)
-        self.scores = self.embeddings @ self.weights["prototypes.weight"].T
-
-    def backward(self, gradient: np.ndarray) -> Gradients:
-        """Gradients of every parameter for a gradient of the scores [V*B, K]."""
-        self.gradients = {"prototypes.weight": gradient.T @ self.embeddings}
-        return self.backward_head(self._unit(gradient @ self.weights["prototypes.weight"]))
-
-    def backward_head(self, gradient: np.ndarray) -> Gradients:
-        """Gradients of backbone and head for a gradient of the head's output [V*B, D]."""
-        for layer in (self._second, self._relu, self._norm, self._first):
-            gradient = layer(gradient)
-        ends = np.cumsum(self._sizes)[:-1]
-        for backbone, part in zip(self._backbones, np.split(gradient, ends), strict=True):
-            backbone(part)
-        return self.gradients
-
-    def _backbone(self, x: np.ndarray) -> Layer:
+    def backbone(self, x: np.ndarray) -> Layer:
+        """Pooled features [N, F] of views [N, 3, side, side]."""
         layers = list(convolutions(self.network))
         backs: list[Backward] = []
 
@@ -155,7 +128,8 @@ class Pass:
     def _track(self, name: str, batch: np.ndarray) -> None:
         self.buffers[name] = (1 - BN_MOMENTUM) * self.buffers[name] + BN_MOMENTUM * batch
 
-    def _linear(self, x: np.ndarray, name: str) -> Layer:
+    def linear(self, x: np.ndarray, name: str) -> Layer:
+        """Outputs x weight' + bias of the layer called `name`."""
         weight = self.weights[f"{name}.weight"]
 
         def backward(gradient: np.ndarray) -> np.ndarray:
@@ -167,6 +141,46 @@ class Pass:
 
     def _add(self, name: str, gradient: np.ndarray) -> None:
         self.gradients[name] = self.gradients.get(name, 0.0) + gradient
+
+
+class Pass(Layers):
+    """One forward pass over all views of a step, and what it leaves behind.
+
+    Attributes:
+        features: [V*B, F], crop-major; embeddings: [V*B, D] of unit length; scores: [V*B, K].
+        head: [V*B, D], the head's output before normalisation.
+        buffers: the BN buffers after the pass, updated once for each resolution, in order (train only).
+        gradients: filled by `backward`.
+    """
+
+    def __init__(self, network: Network, weights: Weights, views: Sequence[np.ndarray], *, train: bool) -> None:
+        """`views`: one [C*B, side, side, 3] array per run of equal resolution."""
+        super().__init__(network, weights, train=train)
+        self._sizes = [len(group) for group in views]
+
+        outputs = [self.backbone(np.moveaxis(np.asarray(group, dtype=np.float64), -1, 1)) for group in views]
+        self.features = np.concatenate([features for features, _ in outputs])
+        self._backbones = [backward for _, backward in outputs]
+        hidden, self._first = self.linear(self.features, "projection_head.0")
+        hidden, self._norm = self._batch_norm(hidden, "projection_head.1")
+        hidden, self._relu = relu(hidden)
+        self.head, self._second = self.linear(hidden, "projection_head.3")
+        self.embeddings, self._unit = unit_rows(self.head)
+        self.scores = self.embeddings @ self.weights["prototypes.weight"].T
+
+    def backward(self, gradient: np.ndarray) -> Gradients:
+        """Gradients of every parameter for a gradient of the scores [V*B, K]."""
+        self.gradients = {"prototypes.weight": gradient.T @ self.embeddings}
+        return self.backward_head(self._unit(gradient @ self.weights["prototypes.weight"]))
+
+    def backward_head(self, gradient: np.ndarray) -> Gradients:
+        """Gradients of backbone and head for a gradient of the head's output [V*B, D]."""
+        for layer in (self._second, self._relu, self._norm, self._first):
+            gradient = layer(gradient)
+        ends = np.cumsum(self._sizes)[:-1]
+        for backbone, part in zip(self._backbones, np.split(gradient, ends), strict=True):
+            backbone(part)
+        return self.gradients
 
 
 def convolve(x: np.ndarray, weight: np.ndarray, stride: int) -> tuple[np.ndarray, Callable]:
