@@ -10,21 +10,48 @@ import collections
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, Self, TypeVar
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, Self
 
+from swav_bench.one_batch import views_of
+from swav_data import stream
 from swav_data.canvas import Canvas
-from swav_data.encoded import EncodedSet, OnBadImage
+from swav_data.encoded import EncodedSet, OnBadImage, check_on_bad_image
 from swav_data.epochs import batch_samples
 from swav_data.images import ImageSet
-from swav_data.stream import Batch, Stream
 from swav_spec.config import Config
+from swav_spec.errors import require
 from swav_spec.multicrop import CropPlan, crop_plan
 
-#: Plans, and with a stream also batches on the device, made ahead of the step that needs them, in a thread.
-AHEAD = 4
-T = TypeVar("T")
+#: Plans made ahead of the steps that need them; and batches on the device beside the one in use, which are large.
+PLANS_AHEAD, BATCHES_AHEAD = 4, 2
+Arguments = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How images are read that are not in memory.
+
+    Attributes:
+        workers: processes that decode; 0 decodes in a thread of the training process.
+        prefetch: batches that they decode ahead, at least 1.
+        on_bad_image: "error" ends a run at an image that cannot be decoded; "skip" looks at every image once at the
+            start, leaves such images out and says so.
+
+    Raises:
+        InvalidInput: a field is out of its range.
+    """
+
+    workers: int = 0
+    prefetch: int = 2
+    on_bad_image: OnBadImage = "error"
+
+    def __post_init__(self) -> None:
+        require(self.workers >= 0, "workers", self.workers, "at least 0")
+        require(self.prefetch >= 1, "prefetch", self.prefetch, "at least 1 batch")
+        check_on_bad_image(self.on_bad_image)
 
 
 class Feed(Protocol):
@@ -34,7 +61,8 @@ class Feed(Protocol):
         method: the Trainer's method that takes a step: "step", or "step_on_views".
         samples: images in the training set, without those left out.
         skipped: one sentence for each image left out.
-        waited_s: seconds so far that the loop has waited for input. The device has waited for at most as long.
+        waited_s: seconds so far that the loop has waited for plans and decoded images. The device has waited for at
+            most as long. A copy to the device is not counted: it may wait for the device's earlier work.
     """
 
     method: str
@@ -46,8 +74,8 @@ class Feed(Protocol):
     @property
     def skipped(self) -> tuple[str, ...]: ...
 
-    def arguments(self, steps: range) -> Iterator[tuple[Any, ...]]:
-        """The method's arguments after the state, for each step."""
+    def arguments(self, steps: range) -> Generator[Arguments, None, None]:
+        """The method's arguments after the state, for each step. Closing it ends what is made ahead."""
 
 
 class Resident:
@@ -63,16 +91,31 @@ class Resident:
         self.skipped = data.skipped
         self.waited_s = 0.0
 
-    def arguments(self, steps: range) -> Iterator[tuple[Any, ...]]:
-        made = _ahead(lambda step: step_plan(self._config, self._data, self._seed, step), steps)
-        for plan in _timed(self, made):
-            yield self.images, plan
+    def arguments(self, steps: range) -> Generator[Arguments, None, None]:
+        yield from _ahead(self, self._made, steps, PLANS_AHEAD)
+
+    def _made(self, step: int) -> _Made:
+        plan = step_plan(self._config, self._data, self._seed, step)
+        return _Made((self.images, plan), time.perf_counter())
 
 
 class Streamed:
     """Images that are decoded ahead by worker processes and sent to the device batch by batch, ahead as well.
 
     Used in a `with` statement, which starts the workers and, for on_bad_image "skip", looks at every image once.
+
+    Args:
+        trainer: fulfils Device.
+        images: training images; those in memory need no decoding and therefore no workers.
+        config: its batch, crops and augmentation are used.
+        seed: of the run.
+        workers, prefetch, on_bad_image: see Reading.
+        canvas: bounds on the images' sides, see Stream.
+
+    Raises:
+        InvalidInput: an argument is out of its range, or, in iterating over `arguments`, an image cannot be decoded:
+            when its batch is due, so that all steps before it are made.
+        WorkerLost: in iterating: a worker process ended.
     """
 
     method = "step"
@@ -85,16 +128,18 @@ class Streamed:
         *,
         seed: int,
         workers: int = 0,
+        prefetch: int = 2,
         canvas: Canvas | None = None,
         on_bad_image: OnBadImage = "error",
     ) -> None:
         self._trainer, self._config, self._seed = trainer, config, seed
-        self._stream = Stream(
+        self._stream = stream.Stream(
             images,
             batch=config.batch,
             seed=seed,
             steps=range(0),
             workers=workers,
+            prefetch=prefetch,
             canvas=canvas,
             on_bad_image=on_bad_image,
         )
@@ -108,6 +153,11 @@ class Streamed:
     def skipped(self) -> tuple[str, ...]:
         return self._stream.skipped
 
+    @property
+    def workers(self) -> int:
+        """Processes that decode; 0 for images in memory, whatever was asked for."""
+        return self._stream.workers
+
     def __enter__(self) -> Self:
         self._stream.__enter__()
         return self
@@ -115,13 +165,12 @@ class Streamed:
     def __exit__(self, *error: object) -> None:
         self._stream.__exit__(*error)
 
-    def arguments(self, steps: range) -> Iterator[tuple[Any, ...]]:
-        self._stream.steps = steps
-        batches = iter(self._stream)
-        with contextlib.closing(batches):  # type: ignore[type-var]
-            yield from _timed(self, _ahead(lambda _: self._on_device(next(batches)), steps))
+    def arguments(self, steps: range) -> Generator[Arguments, None, None]:
+        # Left in the reverse order: first the thread that takes batches ends, then what decodes them.
+        with contextlib.closing(self._stream.batches(steps)) as batches:
+            yield from _ahead(self, lambda _: self._made(next(batches)), steps, BATCHES_AHEAD)
 
-    def _on_device(self, batch: Batch) -> tuple[Any, CropPlan]:
+    def _made(self, batch: stream.Batch) -> _Made:
         plan = crop_plan(
             self._config,
             seed=self._seed,
@@ -130,23 +179,32 @@ class Streamed:
             heights=batch.heights,
             widths=batch.widths,
         )
+        ready = time.perf_counter()
+        return _Made(self.sent(batch, plan), ready)
+
+    def sent(self, batch: stream.Batch, plan: CropPlan) -> Arguments:
+        """A batch on the device, with its plan. The batch's arrays are its own: nothing writes to them any more."""
         return self._trainer.to_device(batch.images), plan
 
 
 class ReadyViews:
-    """The views of one batch, made once: what a step costs without its crops. The same ones in every step."""
+    """The views of the first batch, made once: what a step costs without its crops. The same ones in every step.
+
+    They are the specification's where the implementation makes none by the contract (it does not fulfil Views).
+    """
 
     method = "step_on_views"
 
-    def __init__(self, trainer: Any, data: ImageSet, config: Config, *, seed: int) -> None:
-        images = trainer.to_device(data.images)
-        self.views = trainer.views(images, step_plan(config, data, seed, 0), config)
+    def __init__(self, trainer: Any, data: EncodedSet | ImageSet, config: Config, *, seed: int) -> None:
+        with Streamed(trainer, data, config, seed=seed) as feed, contextlib.closing(feed.arguments(range(1))) as first:
+            images, plan = next(first)
+        self.views = views_of(trainer, images, plan, config)
         trainer.fence(*self.views)
         self.samples = len(data)
         self.skipped = data.skipped
         self.waited_s = 0.0
 
-    def arguments(self, steps: range) -> Iterator[tuple[Any, ...]]:
+    def arguments(self, steps: range) -> Generator[Arguments, None, None]:
         for _ in steps:
             yield (self.views,)
 
@@ -165,25 +223,30 @@ def step_plan(config: Config, data: ImageSet, seed: int, step: int) -> CropPlan:
     )
 
 
-def _timed(feed: Resident | Streamed, items: Iterator[T]) -> Iterator[T]:
-    """The items; `feed.waited_s` grows by the time that they are waited for."""
-    while True:
-        asked = time.perf_counter()
-        try:
-            item = next(items)
-        except StopIteration:
-            return
-        finally:
-            feed.waited_s += time.perf_counter() - asked
-        yield item
+class _Made(NamedTuple):
+    """A step's arguments, and when all that the host has to do for them was done."""
+
+    arguments: Arguments
+    ready: float
 
 
-def _ahead(make: Callable[[int], T], steps: Iterable[int]) -> Iterator[T]:
-    """make(step) for each step, in order, up to AHEAD of them made in advance in a thread."""
-    with ThreadPoolExecutor(1, thread_name_prefix="input") as pool:
+def _ahead(
+    feed: Resident | Streamed, make: Callable[[int], _Made], steps: Iterable[int], ahead: int
+) -> Generator[Arguments, None, None]:
+    """The arguments of each step, in order, up to `ahead` of them made in advance in a thread.
+
+    `feed.waited_s` grows by the time that they are waited for. What `make` raises is raised when its step is due.
+    """
+    pool = ThreadPoolExecutor(1, thread_name_prefix="input")
+    try:
         waiting = iter(steps)
-        futures = collections.deque(pool.submit(make, step) for step in itertools.islice(waiting, AHEAD))
+        futures = collections.deque(pool.submit(make, step) for step in itertools.islice(waiting, ahead))
         while futures:
-            item = futures.popleft().result()
+            asked = time.perf_counter()
+            made = futures.popleft().result()
+            feed.waited_s += max(0.0, min(made.ready, time.perf_counter()) - asked)
             futures.extend(pool.submit(make, step) for step in itertools.islice(waiting, 1))
-            yield item
+            yield made.arguments
+            del made  # the device's copy, which the loop may already be done with
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

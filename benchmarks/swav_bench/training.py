@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ class Span(NamedTuple):
         done: steps done since the start of the run.
         wall_s, cpu_s: wall clock, and CPU time of all threads of the process.
         waited_s: of wall_s, how long the loop waited for its input; the device waited for at most as long.
+        fence_s: of wall_s, how long the device was still busy after the last step had been asked for.
         late_s: how long the last loss took to arrive after the fence; next to nothing, if the fence waits.
         losses: [steps] float64, of every step in between.
         metrics: of the last step, on the host (see Trainer.step).
@@ -34,6 +35,7 @@ class Span(NamedTuple):
     wall_s: float
     cpu_s: float
     waited_s: float
+    fence_s: float
     late_s: float
     losses: np.ndarray
     metrics: dict[str, np.ndarray]
@@ -48,8 +50,10 @@ def train(
     state: Any,
     feed: Feed,
     *,
-    fences: Sequence[int],
+    fences: Iterable[int],
     observe: Callable[[Span], None],
+    until: int | None = None,
+    visit: Callable[[Any], None] | None = None,
 ) -> Any:
     """Trains from `state.step` to the last fence.
 
@@ -59,6 +63,8 @@ def train(
         feed: its arguments for each step.
         fences: increasing numbers of steps done, after each of which the device is waited for.
         observe: is told of each span, outside of the timed spans.
+        until: the last fence, where `fences` are found while training and do not tell it beforehand.
+        visit: is then given the state, to read it; what it raises ends the training.
 
     Returns:
         The state after the last fence.
@@ -69,13 +75,15 @@ def train(
     config: Config = state.config
     advance = getattr(trainer, feed.method)
     start = int(state.step)
-    with contextlib.closing(feed.arguments(range(start, fences[-1]))) as arguments:  # type: ignore[type-var]
+    end_of_run = list(fences)[-1] if until is None else until
+    with contextlib.closing(feed.arguments(range(start, end_of_run))) as arguments:
         for stop in fences:
             history = []
             waited, cpu, wall = feed.waited_s, time.process_time(), time.perf_counter()
             for given in itertools.islice(arguments, stop - start):
                 state, metrics = advance(state, *given)
                 history.append(metrics)
+            asked = time.perf_counter()
             trainer.fence(state, history[-1])
             end = time.perf_counter()
             cpu, waited = time.process_time() - cpu, feed.waited_s - waited
@@ -84,8 +92,19 @@ def train(
             losses = _checked_losses(trainer, config, history, start)
             last = {name: np.asarray(trainer.to_host(value)) for name, value in history[-1].items()}
             observe(
-                Span(done=stop, wall_s=end - wall, cpu_s=cpu, waited_s=waited, late_s=late, losses=losses, metrics=last)
+                Span(
+                    done=stop,
+                    wall_s=end - wall,
+                    cpu_s=cpu,
+                    waited_s=waited,
+                    fence_s=end - asked,
+                    late_s=late,
+                    losses=losses,
+                    metrics=last,
+                )
             )
+            if visit:
+                visit(state)
             start = stop
     return state
 

@@ -94,6 +94,10 @@ class EncodedSet:
     def __getitem__(self, row: int) -> Encoded:
         return self.files[row]
 
+    def take(self, rows: np.ndarray) -> EncodedSet:
+        """The images at these positions, in this order."""
+        return replace(self, files=_Chosen(self.files, rows), labels=self.labels[rows])
+
     def without(self, bad: dict[int, str]) -> EncodedSet:
         """The set without these rows, each with the sentence that says why; the others keep their order.
 
@@ -104,7 +108,7 @@ class EncodedSet:
             raise InvalidInput(f"{self.name}: none of its {len(self)} images can be decoded; the first: {bad[0]}")
         good = np.array([row for row in range(len(self)) if row not in bad])
         skipped = self.skipped + tuple(bad[row] for row in sorted(bad))
-        return replace(self, files=_Chosen(self.files, good), labels=self.labels[good], skipped=skipped)
+        return replace(self.take(good), skipped=skipped)
 
 
 def check_on_bad_image(on_bad_image: str) -> None:

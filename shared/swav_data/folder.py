@@ -47,7 +47,9 @@ def read_folder(root: Path) -> Splits[EncodedSet]:
 def _read_split(folder: Path, name: str) -> EncodedSet:
     classes = sorted(entry.name for entry in _entries(folder) if entry.is_dir())
     if not classes:
-        raise InvalidInput(f"{folder}: has no folders of images, one for each class")
+        images = sum(entry.name.lower().endswith(SUFFIXES) for entry in _entries(folder))
+        beside = f", only {images} images; put them into one, e.g. {folder / 'all'}" if images else ""
+        raise InvalidInput(f"{folder}: has no folders of images, one for each class{beside}")
     paths: list[str] = []
     labels: list[int] = []
     for label, class_name in enumerate(classes):

@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import NamedTuple, Self
 
 import numpy as np
 
 from swav_data.canvas import Canvas
+from swav_data.decode import fitted
 from swav_data.encoded import Encoded, EncodedSet, OnBadImage, check_on_bad_image
 from swav_data.epochs import batch_samples, shard, steps_per_epoch
 from swav_data.images import ImageSet
@@ -59,7 +60,8 @@ class Stream:
         steps: those to be made, e.g. range(1200, 5000) to resume at step 1200; all of them for seed None.
         workers: decoding processes; 0 decodes in this one, when a batch is asked for.
         prefetch: batches that may be decoded ahead, at least 1.
-        canvas: bounds on the images' sides; H and W are its max_side (an ImageSet's own for an ImageSet).
+        canvas: bounds on the images' sides; H and W are its max_side (an ImageSet's own for an ImageSet). By default
+            those of Canvas(), and no more room than the images need where their bytes are in memory (decode.fitted).
         on_bad_image: "error" raises when a batch with such an image is due; "skip" decodes all images once at
             the start and leaves bad ones out, so that the order is that of the good ones in every run.
         rank, ranks: which part of each batch to decode.
@@ -94,10 +96,7 @@ class Stream:
         require(workers >= 0, "workers", workers, "at least 0")
         require(prefetch >= 1, "prefetch", prefetch, "at least 1 batch")
         require(task_seconds > 0, "task_seconds", task_seconds, "greater than 0")
-        require((steps is None) == (seed is None), "steps", steps, "a range of steps with a seed, None without one")
-        require(
-            steps is None or (steps.start >= 0 and steps.step >= 1), "steps", steps, "a range upwards from 0 or later"
-        )
+        _check_steps(steps, seed)
         require(batch >= 1, "batch", batch, "at least 1")
         shard(np.arange(batch), rank, ranks)  # refuses ranks that do not exist
         self.images = images
@@ -106,7 +105,7 @@ class Stream:
         self.steps = steps
         self.workers = workers if isinstance(images, EncodedSet) else 0
         self.prefetch = prefetch
-        self.canvas = canvas or Canvas()
+        self.canvas = canvas or (fitted(images, Canvas()) if isinstance(images, EncodedSet) else Canvas())
         self.on_bad_image = on_bad_image
         self.rank = rank
         self.ranks = ranks
@@ -131,7 +130,9 @@ class Stream:
                 self._pool = Pool(self.workers, self.prefetch, rows, self.canvas, self.task_seconds)
                 stack.callback(self._pool.close)
             if self.on_bad_image == "skip" and isinstance(self.images, EncodedSet):
-                self.images = self._without_bad(self.images)
+                every = map(self.images.__getitem__, range(len(self.images)))
+                found = self._pool.faults(self.images) if self._pool else faults_of(every, self.canvas)
+                self.images = self.images.without({row: says for row, says in enumerate(found) if says is not None})
             if self.seed is not None:
                 steps_per_epoch(self.samples, self.batch)  # refuses a batch larger than the set
             self._open = stack.pop_all()
@@ -143,24 +144,34 @@ class Stream:
         self._open = self._pool = None
 
     def __iter__(self) -> Iterator[Batch]:
+        return self.batches(self.steps)
+
+    def batches(self, steps: range | None) -> Generator[Batch, None, None]:
+        """The batches of any steps, from the same processes; closing it ends what is decoded ahead."""
+        _check_steps(steps, self.seed)
         if self._open is None:
             raise RuntimeError("a Stream is iterated over inside `with`")
-        batches = self._decoded_ahead(self._pool) if self._pool else map(self._decoded_here, self._jobs())
-        while True:
-            asked = time.perf_counter()
-            batch = next(batches, None)
-            self.waited_s += time.perf_counter() - asked
-            if batch is None:
-                return
-            yield batch
+        return self._counted(steps)
 
-    def _jobs(self) -> Iterator[_Job]:
-        if self.seed is None or self.steps is None:
+    def _counted(self, steps: range | None) -> Generator[Batch, None, None]:
+        jobs = self._jobs(steps)
+        made = self._decoded_ahead(self._pool, jobs) if self._pool else self._decoded_when_asked(jobs)
+        with contextlib.closing(made):
+            while True:
+                asked = time.perf_counter()
+                batch = next(made, None)
+                self.waited_s += time.perf_counter() - asked
+                if batch is None:
+                    return
+                yield batch
+
+    def _jobs(self, steps: range | None) -> Iterator[_Job]:
+        if self.seed is None or steps is None:
             for step, start in enumerate(range(0, self.samples, self.batch)):
                 every = np.arange(start, min(start + self.batch, self.samples))
                 yield _Job(step, 0, shard(every, self.rank, self.ranks))
             return
-        for step in self.steps:
+        for step in steps:
             epoch, every = batch_samples(self.samples, self.batch, self.seed, step)
             yield _Job(step, epoch, shard(every, self.rank, self.ranks))
 
@@ -171,6 +182,9 @@ class Stream:
         assert isinstance(self.images, EncodedSet)
         return [self.images[sample] for sample in job.samples]
 
+    def _decoded_when_asked(self, jobs: Iterator[_Job]) -> Generator[Batch, None, None]:
+        yield from map(self._decoded_here, jobs)
+
     def _decoded_here(self, job: _Job) -> Batch:
         if isinstance(self.images, ImageSet):
             chosen = (array[job.samples] for array in (self.images.images, self.images.heights, self.images.widths))
@@ -178,11 +192,10 @@ class Stream:
         images = np.zeros((len(job.samples), self.canvas.max_side, self.canvas.max_side, 3), dtype=np.uint8)
         return self._finished(job, images, *decode_into(images, self._encoded(job), self.canvas).T)
 
-    def _decoded_ahead(self, pool: Pool) -> Iterator[Batch]:
+    def _decoded_ahead(self, pool: Pool, jobs: Iterator[_Job]) -> Generator[Batch, None, None]:
         if self._slots_taken:
             raise RuntimeError("a Stream with workers is iterated over once at a time")
         self._slots_taken = True
-        jobs = self._jobs()
         running: deque[tuple[_Job, int, Task]] = deque()
 
         def start(slot: int) -> None:
@@ -207,7 +220,21 @@ class Stream:
                 task.abandon()
             self._slots_taken = False
 
-    def _without_bad(self, images: EncodedSet) -> EncodedSet:
-        every = map(images.__getitem__, range(len(images)))
-        sentences = self._pool.faults(images) if self._pool else faults_of(every, self.canvas)
-        return images.without({row: sentence for row, sentence in enumerate(sentences) if sentence is not None})
+
+def without_bad(images: EncodedSet, *, canvas: Canvas | None = None, workers: int = 0) -> EncodedSet:
+    """The images that can be decoded, in their order; `skipped` has a sentence for each of the others.
+
+    Every image is decoded once.
+
+    Raises:
+        InvalidInput: none can be decoded.
+        WorkerLost: a worker process ended.
+    """
+    with Stream(images, batch=1, seed=None, workers=workers, prefetch=1, canvas=canvas, on_bad_image="skip") as stream:
+        assert isinstance(stream.images, EncodedSet)
+        return stream.images
+
+
+def _check_steps(steps: range | None, seed: int | None) -> None:
+    require((steps is None) == (seed is None), "steps", steps, "a range of steps with a seed, None without one")
+    require(steps is None or (steps.start >= 0 and steps.step >= 1), "steps", steps, "a range upwards from 0 or later")

@@ -1,28 +1,29 @@
 """Processes that decode images into shared memory; stream.py decides what and when.
 
 They are started by spawn, so that nothing of a framework's threads or GPU is inherited, and none can outlive its
-work: a task that takes too long ends its worker, a worker whose parent is gone ends itself.
+work: a task that takes too long ends its worker, a worker whose parent is gone ends itself. The memory has no name,
+so it is given back when the last process that has it ends, even if all of them are killed at once.
 """
 
 from __future__ import annotations
 
 import contextlib
 import faulthandler
+import mmap
 import multiprocessing
 import os
-import shutil
 import signal
+import tempfile
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection
-from multiprocessing.shared_memory import SharedMemory
-from pathlib import Path
-from typing import NamedTuple
+from multiprocessing import connection, reduction
+from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 
 from swav_data.canvas import Canvas, place
 from swav_data.decode import decode
@@ -31,12 +32,51 @@ from swav_spec.errors import InvalidInput
 
 #: Images per task, at most: few enough to spread a batch over the workers, enough to outweigh the messages.
 TASK_IMAGES = 32
-#: Where Linux keeps shared memory. Writing beyond its size would end the process by a signal.
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - only its free space is asked for
 
 
 class WorkerLost(RuntimeError):
     """A decoding process ended without an answer: killed, out of memory, or too long over a task."""
+
+
+class SharedBytes:
+    """Memory of `size` bytes, shared with the processes that are given it when they are started.
+
+    Raises:
+        OSError: there is not as much.
+    """
+
+    def __init__(self, size: int, descriptor: int | None = None) -> None:
+        self.size = size
+        self._descriptor = _reserved(size) if descriptor is None else descriptor
+        self.map = mmap.mmap(self._descriptor, size)
+
+    def __reduce__(self) -> tuple[Callable[..., SharedBytes], tuple[int, Any]]:
+        return _received, (self.size, reduction.DupFd(self._descriptor))
+
+    def close(self) -> None:
+        """Gives the memory back, as soon as no array lies in it any more: one may be left in an exception's frames."""
+        os.close(self._descriptor)
+        del self.map
+
+
+def _reserved(size: int) -> int:
+    """The descriptor of a file in memory (of a nameless temporary one where the system has no such files)."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("batches")
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    try:
+        # Without room of its own, a write would end the process by a signal once memory has run out.
+        os.posix_fallocate(descriptor, 0, size) if hasattr(os, "posix_fallocate") else os.ftruncate(descriptor, size)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _received(size: int, descriptor: Any) -> SharedBytes:
+    return SharedBytes(size, descriptor.detach())
 
 
 class Task:
@@ -75,28 +115,29 @@ class Pool:
         task_seconds: a worker that needs longer for a task is ended.
 
     Raises:
-        InvalidInput: there is not as much shared memory.
+        InvalidInput: there is not as much memory.
     """
 
     def __init__(self, workers: int, slots: int, rows: int, canvas: Canvas, task_seconds: float) -> None:
         shape = (slots, rows, canvas.max_side, canvas.max_side, 3)
         size = int(np.prod(shape))
-        if _SHARED_MEMORY.is_dir() and (free := shutil.disk_usage(_SHARED_MEMORY).free) < size:
-            raise InvalidInput(
-                f"{slots} batches of {rows} images of up to {canvas.max_side} x {canvas.max_side} pixels need "
-                f"{size / 2**20:.0f} MiB of shared memory, and {_SHARED_MEMORY} has {free / 2**20:.0f}: "
-                "use a smaller batch, prefetch or max_side, no workers, or more shared memory (docker run --shm-size)"
-            )
+        if (free := psutil.virtual_memory().available) < size:
+            raise InvalidInput(_too_little(shape, size, f"{free / 2**20:.0f} are free"))
         self._canvas = canvas
         self._workers = workers
-        self._memory = SharedMemory(create=True, size=size)
-        self.slots = np.ndarray(shape, dtype=np.uint8, buffer=self._memory.buf)
+        try:
+            self._memory = SharedBytes(size)
+        except OSError as error:
+            raise InvalidInput(_too_little(shape, size, error.strerror or str(error))) from error
+        self.slots = np.ndarray(shape, dtype=np.uint8, buffer=self._memory.map)
         self._executor = ProcessPoolExecutor(
             workers,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_start_worker,
-            initargs=(self._memory.name, shape, canvas, task_seconds),
+            initargs=(self._memory, shape, canvas, task_seconds),
         )
+        for _ in range(workers):  # they start now, while the caller has other things to do
+            self._executor.submit(_faults_task, [])
 
     def decode(self, slot: int, images: list[Encoded]) -> Task:
         """Asks for these images in the first rows of a slot.
@@ -130,7 +171,14 @@ class Pool:
         self._executor.shutdown(wait=True, cancel_futures=True)
         del self.slots  # a view keeps the memory from being closed
         self._memory.close()
-        self._memory.unlink()
+
+
+def _too_little(shape: tuple[int, ...], size: int, why: str) -> str:
+    slots, rows, side = shape[:3]
+    return (
+        f"{slots} batches of {rows} images of up to {side} x {side} pixels need {size / 2**20:.0f} MiB of memory "
+        f"({why}): use a smaller batch, prefetch or max_side, or no workers"
+    )
 
 
 @contextlib.contextmanager
@@ -139,8 +187,8 @@ def _worker_loss_told() -> Iterator[None]:
         yield
     except BrokenProcessPool as error:
         raise WorkerLost(
-            "a process that decodes images has ended: it was killed (out of memory?), was too long over its images, or "
-            'could not start (is the program\'s main module guarded by if __name__ == "__main__"?)'
+            "a process that decodes images has ended: it was killed (was no memory left?), was too long over its "
+            'images, or could not start (is the program\'s main module guarded by if __name__ == "__main__"?)'
         ) from error
 
 
@@ -170,7 +218,7 @@ def faults_of(images: Iterable[Encoded], canvas: Canvas) -> list[str | None]:
 
 
 class _Worker(NamedTuple):
-    memory: SharedMemory
+    memory: SharedBytes
     slots: np.ndarray
     canvas: Canvas
     task_seconds: float
@@ -179,12 +227,11 @@ class _Worker(NamedTuple):
 _worker: _Worker  # of this process; set when it starts
 
 
-def _start_worker(memory_name: str, shape: tuple[int, ...], canvas: Canvas, task_seconds: float) -> None:
+def _start_worker(memory: SharedBytes, shape: tuple[int, ...], canvas: Canvas, task_seconds: float) -> None:
     global _worker  # noqa: PLW0603 - what an initializer of a process pool is for
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes the pool
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    memory = SharedMemory(memory_name)
-    _worker = _Worker(memory, np.ndarray(shape, dtype=np.uint8, buffer=memory.buf), canvas, task_seconds)
+    _worker = _Worker(memory, np.ndarray(shape, dtype=np.uint8, buffer=memory.map), canvas, task_seconds)
 
 
 def _end_with_parent() -> None:

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from swav_data import decode as decoding
 from swav_data.canvas import Canvas
-from swav_data.decode import MAX_PIXELS, decode
-from swav_data.encoded import Encoded
+from swav_data.decode import MAX_PIXELS, decode, fitted
+from swav_data.encoded import Encoded, EncodedSet
 from swav_spec.errors import InvalidInput
 
 CANVAS = Canvas()
@@ -153,6 +154,33 @@ def test_empty_and_other_files_are_refused():
 @pytest.mark.parametrize("side", [int(MAX_PIXELS**0.5) + 1, 12_000, 100_000])
 def test_decompression_bombs_are_refused(side):
     assert "bomb" in refused(png_claiming(side, side))
+
+
+def of_sizes(sizes, data=b""):
+    """Images in memory that claim to be so large, and one more that is broken."""
+    files = [Encoded("some", data=png_claiming(width, height)) for height, width in sizes]
+    return EncodedSet("some", [*files, Encoded("bad", data=data)], np.zeros(len(sizes) + 1), ("a",))
+
+
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 1500), st.integers(1, 1500)), min_size=1, max_size=4),
+    bounds=st.tuples(st.integers(1, 300), st.integers(0, 300)),
+)
+def test_a_fitted_canvas_changes_no_size(sizes, bounds):
+    canvas = Canvas(bounds[0], sum(bounds))
+    tight = fitted(of_sizes(sizes), canvas)
+    kept = [canvas.size(*size) for size in sizes]
+    assert [tight.size(*size) for size in sizes] == kept
+    assert tight.max_side == max(map(max, kept))
+
+
+def test_images_in_files_and_very_many_are_not_looked_at(tmp_path, encode, monkeypatch):
+    few = of_sizes([(32, 32)])
+    assert fitted(few, CANVAS) == Canvas(32, 32)
+    monkeypatch.setattr(decoding, "MOST_HEADERS", 1)
+    assert fitted(few, CANVAS) is CANVAS
+    path = str(tmp_path / "image.png")
+    assert fitted(EncodedSet("one", [Encoded(path, path=path)], np.zeros(1), ("a",)), CANVAS) is CANVAS
 
 
 def test_missing_bytes_and_files_are_named(tmp_path):

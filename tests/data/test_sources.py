@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -52,13 +53,16 @@ def test_textures_need_numpy_only():
 def test_unknown_names_list_what_exists(source):
     says = refused(source)
     assert says.startswith(f"dataset = {source!r}: ")
-    assert all(name in says for name in NAMES) or "cannot be read" in says
+    assert all(name in says for name in (*NAMES, "hf://", "there is no such")) or "cannot be read" in says
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
     file = tmp_path / "train.zip"
     file.write_bytes(b"PK")
-    assert "must be textures" in refused(file)
+    assert "is no Parquet file; it must be textures" in refused(file)
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved/dataset_dict.json").write_text("{}")
+    assert "write it as Parquet" in refused(tmp_path / "saved")
 
 
 def test_digits_are_scikit_learns():
@@ -262,7 +266,10 @@ def test_class_folders_alone_are_training_images(tmp_path, pictures, write_folde
 
 def test_damaged_folders_are_named(tmp_path, pictures, write_folder):
     images, labels = pictures
-    assert "has no folders of images" in refused(tmp_path)
+    assert refused(tmp_path).endswith("has no folders of images, one for each class")
+    write_folder(tmp_path / "flat", images, labels * 0)
+    assert "only 12 images; put them into one, e.g. " in refused(tmp_path / "flat/cat")
+    shutil.rmtree(tmp_path / "flat")
     write_folder(tmp_path / "test", images, labels)
     assert "none called train" in refused(tmp_path)
     write_folder(tmp_path / "train", images, labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import shutil
 import signal
@@ -11,15 +12,17 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 
 from swav_data.canvas import Canvas
 from swav_data.encoded import Encoded, EncodedSet, decoded
 from swav_data.epochs import batch_samples, shard
 from swav_data.folder import FileList
-from swav_data.stream import Stream
+from swav_data.stream import Stream, without_bad
 from swav_data.workers import WorkerLost
 from swav_spec.errors import InvalidInput
 
@@ -148,6 +151,9 @@ def test_bad_images_that_are_skipped_leave_the_order_of_the_good_ones(encoded_se
         assert stream.samples == 10
         assert [says.split(":")[0] for says in stream.skipped] == [paths[4], paths[9]]
         assert_equal(stream, expected)
+    left = without_bad(encoded_set, canvas=CANVAS, workers=workers)
+    assert left.skipped == stream.skipped
+    assert_equal(batches(left), expected)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -223,22 +229,38 @@ def test_an_unexpected_fault_in_a_worker_is_not_hidden(encoded_set):
         next(iter(stream))
 
 
-def test_too_little_shared_memory_is_said_before_anything_starts(encoded_set, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**20, 2**20 - 4096, 4096))
-    with pytest.raises(InvalidInput, match="shared memory"):
+def no_room(descriptor, offset, length):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "instead", "why"),
+    [
+        (psutil, "virtual_memory", lambda: SimpleNamespace(available=3 * 2**10), r"0 are free"),
+        (os, "posix_fallocate", no_room, "No space left on device"),
+    ],
+)
+def test_too_little_memory_is_said_before_anything_starts(encoded_set, monkeypatch, module, name, instead, why):
+    monkeypatch.setattr(module, name, instead)
+    with pytest.raises(InvalidInput, match=rf"^2 batches of 5 images of up to 20 x 20 .* \({why}\): use a smaller"):
         batches(encoded_set, workers=1)
 
 
 @pytest.mark.skipif(not SHARED_MEMORY.is_dir(), reason="looks at Linux's shared memory")
 def test_nothing_is_left_behind(encoded_set):
-    before = set(SHARED_MEMORY.iterdir())
-    with Stream(encoded_set, batch=5, seed=3, steps=range(9), workers=1, canvas=CANVAS) as stream:
-        for _ in stream:
-            break
-        workers = list(stream._pool._executor._processes)
-        assert set(SHARED_MEMORY.iterdir()) > before
-    assert not any(map(alive, workers))
+    before, descriptors = set(SHARED_MEMORY.iterdir()), len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(2):
+        with Stream(encoded_set, batch=5, seed=3, steps=range(9), workers=1, canvas=CANVAS) as stream:
+            for _ in stream:
+                break
+            workers = list(stream._pool._executor._processes)
+            # Pixels have no name there, so that they go with the processes even if all are killed at once.
+            named = {path.name for path in set(SHARED_MEMORY.iterdir()) - before}
+            assert all(name.startswith("sem.") for name in named)
+        assert not any(map(alive, workers))
     assert set(SHARED_MEMORY.iterdir()) <= before
+    # Of the two more, one goes to the tracker of semaphores, which stays.
+    assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors + 2
 
 
 ORPHANS = """
@@ -246,13 +268,13 @@ import sys
 import numpy as np
 from swav_data.encoded import EncodedSet
 from swav_data.folder import FileList
-from swav_data.stream import Stream
+from swav_data.stream import Stream, without_bad
 
 if __name__ == "__main__":
     images = EncodedSet("some", FileList(sys.argv[1:]), np.zeros(len(sys.argv) - 1, int), ("a",))
     with Stream(images, batch=4, seed=0, steps=range(10**6), workers=2) as stream:
         for batch in stream:
-            print(stream._pool._memory.name, *stream._pool._executor._processes, flush=True)
+            print(*stream._pool._executor._processes, flush=True)
             sys.stdin.read()
 """
 
@@ -273,15 +295,14 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path, encoded_set):
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
     ) as parent:
-        memory, *workers = parent.stdout.readline().split()
+        workers = parent.stdout.readline().split()
         assert len(workers) == 2
         assert all(map(alive, workers))
         parent.kill()
     deadline = time.monotonic() + 30
-    while (any(map(alive, workers)) or (SHARED_MEMORY / memory).exists()) and time.monotonic() < deadline:
+    while any(map(alive, workers)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(alive, workers))
-    assert not (SHARED_MEMORY / memory).exists()
 
 
 def test_outside_with_it_is_refused(encoded_set):

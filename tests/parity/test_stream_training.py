@@ -96,21 +96,26 @@ def test_batches_of_photographs_are_the_same_after_a_kill_and_with_other_workers
 @pytest.mark.needs_data
 def test_every_framework_trains_from_the_stream(request):
     source = Path(request.config.getoption("data_dir")) / "flowers"
+    device = request.config.getoption("device")
     found = {}
     for framework in FRAMEWORKS:
-        with start("stream_training", framework, source, BATCH, STEPS, WORKERS) as process:
+        with start("stream_training", framework, source, BATCH, STEPS, WORKERS, device) as process:
             output, errors = process.communicate(timeout=500)
         assert process.returncode == 0, errors[-4000:]
         found[framework] = json.loads(output.strip().splitlines()[-1])
     with request.config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
-        print(f"\nResNet-18, 2x160+4x96, batch {BATCH}, {STEPS} steps from a stream of photographs, {WORKERS} worker:")
+        print(
+            f"\nResNet-18, 2x160+4x96, batch {BATCH}, {STEPS} steps on a {device} from a stream of photographs, "
+            f"{WORKERS} worker:"
+        )
         for framework, run in found.items():
             print(
                 f"{framework:10}  loss {run['losses'][0]:.4f} -> {run['losses'][-1]:.4f}, "
                 f"first step {run['first_s']:.1f} s, then {run['step_s']:.2f} s a step, "
                 f"waited {run['waited_s']:.2f} s for images"
             )
-    assert len({run["pixels"] for run in found.values()}) == 1
+    for what in ("pixels", "plans"):
+        assert len({run[what] for run in found.values()}) == 1, what
     for framework, run in found.items():
         assert run["step"] == STEPS, framework
         assert all(map(math.isfinite, run["losses"])), framework

@@ -99,12 +99,12 @@ def first_batch(data_dir, name, batch, crops):
     return cases_of(found.images[:, :height, :width], found.heights, found.widths, found.samples, crops)
 
 
-def every_columns_views(cases):
+def every_columns_views(cases, device):
     """Column -> case -> views; the specification's in float64."""
 
     def made(column):
         implementation, mode = COLUMNS[column]
-        return views_of(implementation, cases, mode=mode)
+        return views_of(implementation, cases, mode=mode, device=device)
 
     with ThreadPoolExecutor(2) as pool:  # small machines have two cores
         found = dict(zip(COLUMNS, pool.map(made, COLUMNS), strict=True))
@@ -127,9 +127,10 @@ def differences(found, cases):
     return table
 
 
-def page(dataset, cases, table):
+def page(dataset, cases, table, device):
     """The table as Markdown."""
     here = environment.describe()
+    chip, computed = here["gpus"][0]["name"] if device == "gpu" else here["cpu"], f"float32 on a {device.upper()}"
     versions = ", ".join(
         f"{name} {here['packages'][name]}"
         for name in ("torch", "jax", "tensorflow-cpu", "numpy")
@@ -138,11 +139,11 @@ def page(dataset, cases, table):
     lines = [
         f"# The same pixels: {dataset}",
         "",
-        "Largest and mean absolute difference of views after normalisation, float32 on a CPU; the specification is",
+        f"Largest and mean absolute difference of views after normalisation, {computed}; the specification is",
         'float64. Each change alone, everything else neutral; "resize" and "whole" are the crops. At most',
         f"{VIEWS_FLOAT32:g} is allowed.",
         "",
-        f"{here['cpu']}; {versions}. Made by tests/parity/test_views_parity.py.",
+        f"{chip}; {versions}. Made by tests/parity/test_views_parity.py.",
         "",
         "| change | views | " + " | ".join(" - ".join(pair) for pair in PAIRS) + " |",
         "|---|---|" + "---|" * len(PAIRS),
@@ -155,9 +156,10 @@ def page(dataset, cases, table):
 
 
 def check(request, dataset, cases):
-    found = every_columns_views(cases)
+    device = request.config.getoption("device")
+    found = every_columns_views(cases, device)
     table = differences(found, cases)
-    text = page(dataset, cases, table)
+    text = page(dataset, cases, table, device)
     reporter = request.config.pluginmanager.get_plugin("terminalreporter")
     with request.config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
         reporter.write_line("")
