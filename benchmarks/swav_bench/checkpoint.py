@@ -121,11 +121,19 @@ def latest(folder: Path) -> Checkpoint | None:
     return read(paths[-1]) if paths else None
 
 
+def clean(folder: Path) -> list[Path]:
+    """Removes what a process that was killed while writing has left; to be called while nobody else writes here."""
+    left = sorted(folder.glob(".*.part")) if folder.is_dir() else []
+    for path in left:
+        path.unlink(missing_ok=True)
+    return left
+
+
 def require_same_config(found: Config, wanted: Config, where: Path) -> None:
     """Raises InvalidInput naming every field in which a checkpoint's config differs from the run's."""
     differences = _differences(configs.to_dict(found), configs.to_dict(wanted), "")
     if differences:
-        raise InvalidInput(f"checkpoint {where} is of another config: " + "; ".join(differences))
+        raise InvalidInput(f"{where} is of another config: " + "; ".join(differences))
 
 
 def _differences(found: Any, wanted: Any, name: str) -> list[str]:

@@ -165,7 +165,7 @@ def save(study: Study, plot: Plot, folder: Path) -> list[Path]:
     """Writes <folder>/<name>.png and .svg: all panels on one sheet, with a legend."""
     columns = min(len(plot.panels), 2 if len(plot.panels) in (2, 4) else 3)
     lines = math.ceil(len(plot.panels) / columns)
-    with _style():
+    with style():
         figure = Figure(figsize=(WIDTH * columns + 0.2, plot.height * lines + 0.9))
         grid = figure.subplots(lines, columns, squeeze=False)
         for number, axes in enumerate(grid.flat):
@@ -178,10 +178,10 @@ def save(study: Study, plot: Plot, folder: Path) -> list[Path]:
         handles = _handles(study, plot)
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 2 * columns))
         paths = [folder / f"{plot.name}.png", folder / f"{plot.name}.svg"]
-        write_atomically(paths[0], _written(figure, "png"))
+        write_atomically(paths[0], written(figure, "png"))
         # The layout has been found; finding it again for the second file would give the same, slowly.
         figure.set_layout_engine("none")
-        write_atomically(paths[1], _tidy(_written(figure, "svg").decode()))
+        write_atomically(paths[1], tidy(written(figure, "svg").decode()))
     return paths
 
 
@@ -194,10 +194,10 @@ def inline(study: Study, panel: Panel, plot: Plot, prefix: str) -> Markup:
         plot: that it is a part of.
         prefix: unique on the page, put before ids.
     """
-    with _style():
+    with style():
         figure = Figure(figsize=(WIDTH, plot.height))
         panel.draw(figure.subplots())
-        text = _tidy(_written(figure, "svg", transparent=True).decode())
+        text = tidy(written(figure, "svg", transparent=True).decode())
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'id="contestant(\d+)"', r'data-series="\1"', text)
@@ -581,7 +581,7 @@ def _bind(draw: Callable[[Axes, Any], None], what: Any) -> Callable[[Axes], None
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def style() -> Iterator[None]:
     """Our settings on top of matplotlib's own, whatever the user's are; silent about characters a font lacks."""
     with mpl.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
@@ -590,7 +590,8 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _written(figure: Figure, kind: str, *, transparent: bool = False) -> bytes:
+def written(figure: Figure, kind: str, *, transparent: bool = False) -> bytes:
+    """The figure as a file of that kind, equal for equal figures."""
     program = f"matplotlib {mpl.__version__}"
     metadata = {"Software": program} if kind == "png" else {"Creator": program, "Date": None}
     buffer = BytesIO()
@@ -598,7 +599,7 @@ def _written(figure: Figure, kind: str, *, transparent: bool = False) -> bytes:
     return buffer.getvalue()
 
 
-def _tidy(svg: str) -> str:
+def tidy(svg: str) -> str:
     """Numbers with two decimals, hundredths of a point: a smaller file, equal on processors that round otherwise."""
 
     def short(number: re.Match[str]) -> str:

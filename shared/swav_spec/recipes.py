@@ -77,6 +77,7 @@ class Recipe:
     temperature: float = 0.1
     optimizer: Optimizer = field(default_factory=Optimizer)
     augmentation: Augmentation = field(default_factory=Augmentation)
+    assigned: tuple[int, ...] = (0, 1)
     linear_top1: float | None = None
 
 
@@ -107,6 +108,7 @@ def resolve(recipe: Recipe, *, samples: int, steps: int | None = None) -> Config
         ),
         optimizer=recipe.optimizer,
         augmentation=recipe.augmentation,
+        assigned=recipe.assigned,
         epsilon=recipe.epsilon,
         iterations=recipe.iterations,
         temperature=recipe.temperature,
@@ -146,6 +148,23 @@ def _published_small_batch(**changes: Any) -> Recipe:
     )
 
 
+def _small(
+    network: Network, crops: tuple[CropGroup, ...], *, batch: int = 128, base_lr: float = 1e-3, blur: float = 0.5
+) -> Recipe:
+    return Recipe(
+        network=network,
+        crops=crops,
+        batch=batch,
+        epochs=200,
+        base_lr=base_lr,
+        final_lr=0.0,
+        warmup_epochs=10,
+        start_warmup=base_lr / 10,
+        optimizer=Optimizer(kind="adam"),
+        augmentation=Augmentation(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, blur=blur),
+    )
+
+
 RECIPES = MappingProxyType(
     {
         "imagenet-100ep": _published(epochs=100, linear_top1=72.1),
@@ -181,6 +200,25 @@ RECIPES = MappingProxyType(
             epsilon=0.02,
             optimizer=Optimizer(kind="sgd"),
             augmentation=Augmentation(brightness=0.1, contrast=0.1, saturation=0.1, hue=0.5, blur=0.2),
+        ),
+        # Ours, for small sets: Adam, as many prototypes as a batch has images or fewer, so that no queue is needed, and
+        # half the colour jitter. On 32 pixels a blur of radius 2 would leave nothing.
+        "cifar10": _small(
+            resnet18(hidden=512, prototypes=512),
+            (CropGroup(32, 2, (0.3, 1.0)), CropGroup(16, 4, (0.15, 0.3))),
+            batch=512,
+            base_lr=2e-3,
+            blur=0.0,
+        ),
+        "cifar10-2x32": _small(
+            resnet18(hidden=512, prototypes=512), (CropGroup(32, 2, (0.14, 1.0)),), batch=512, base_lr=2e-3, blur=0.0
+        ),
+        "flowers": _small(
+            resnet18(stem="imagenet", hidden=512, prototypes=128),
+            (CropGroup(160, 2, (0.14, 1.0)), CropGroup(96, 4, (0.05, 0.14))),
+        ),
+        "flowers-resnet50": _small(
+            resnet50(prototypes=128), (CropGroup(224, 2, (0.14, 1.0)), CropGroup(96, 3, (0.05, 0.14)))
         ),
     }
 )
@@ -220,6 +258,15 @@ def with_crops(changed: Recipe, crops: str) -> Recipe:
         if match
     )
     return dataclasses.replace(changed, crops=tuple(groups))
+
+
+def network_name(network: Network) -> str:
+    """The name of a network with this backbone, whatever its head; empty where none has."""
+
+    def backbone(of: Network) -> tuple[object, ...]:
+        return of.block, of.depths, of.widths, of.strides, of.stem
+
+    return next((name for name, known in NETWORKS.items() if backbone(known) == backbone(network)), "")
 
 
 def with_network(changed: Recipe, name: str) -> Recipe:

@@ -75,6 +75,16 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_no_half_file(tmp_path, mo
     assert_same(checkpoint.latest(tmp_path), first)
 
 
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    kept = checkpoint.save(tmp_path, made())
+    left = tmp_path / ".step-000000008.safetensors.4711.part"
+    left.write_bytes(b"half")
+    (tmp_path / "notes.part").write_text("a person's")
+    assert checkpoint.clean(tmp_path) == [left]
+    assert {path.name for path in tmp_path.iterdir()} == {kept.name, "notes.part"}
+    assert checkpoint.clean(tmp_path / "nowhere") == []
+
+
 @pytest.mark.parametrize("cut", [0, 5, 300, -1])
 def test_a_cut_off_file_is_refused_by_name(tmp_path, cut):
     path = checkpoint.save(tmp_path, made())

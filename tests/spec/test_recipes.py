@@ -6,7 +6,7 @@ import pytest
 
 from swav_spec.config import CropGroup
 from swav_spec.errors import InvalidInput
-from swav_spec.recipes import RECIPES, recipe, resolve, without_multi_crop
+from swav_spec.recipes import NETWORKS, RECIPES, network_name, recipe, resolve, without_multi_crop
 
 IMAGENET = 1_281_167
 SIX, FOUR = ((224, 2, (0.14, 1.0)), (96, 6, (0.05, 0.14))), ((224, 2, (0.14, 1.0)), (96, 4, (0.05, 0.14)))
@@ -68,6 +68,42 @@ def test_epochs_become_steps():
 def test_without_multi_crop():
     row = recipe("textures")
     assert without_multi_crop(row) == dataclasses.replace(row, crops=(CropGroup(32, 2, (0.6, 1.0)),))
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if not name.startswith("imagenet")])
+def test_recipes_of_small_sets_fill_their_prototypes_without_a_queue(name):
+    config = resolve(recipe(name), samples=2048)
+    assert config.batch >= config.network.prototypes
+    assert config.queue_rows == 0
+    assert config.schedule.base_lr > config.schedule.final_lr
+    smallest = min(config.view_sizes)
+    assert config.augmentation.blur == 0 or smallest > 32 or name == "textures"
+
+
+def test_networks_of_the_small_recipes():
+    named = {name: network_name(recipe(name).network) for name in RECIPES if not name.startswith("imagenet")}
+    assert named == {
+        "textures": "convnet4",
+        "cifar10": "resnet18-cifar",
+        "cifar10-2x32": "resnet18-cifar",
+        "flowers": "resnet18",
+        "flowers-resnet50": "resnet50",
+    }
+    crops = {name: [(group.count, group.size) for group in recipe(name).crops] for name in named}
+    assert crops["cifar10"] == [(2, 32), (4, 16)]
+    assert crops["cifar10-2x32"] == [(2, 32)]
+    assert crops["flowers"] == [(2, 160), (4, 96)]
+    assert crops["flowers-resnet50"] == [(2, 224), (3, 96)]
+
+
+def test_the_name_of_a_network_is_that_of_its_backbone():
+    for name, network in NETWORKS.items():
+        assert network_name(dataclasses.replace(network, prototypes=77)) == name
+    assert network_name(dataclasses.replace(NETWORKS["resnet50"], depths=(3, 4, 6, 4))) == ""
+
+
+def test_assigned_views_reach_the_config():
+    assert resolve(dataclasses.replace(recipe("textures"), assigned=(1,)), samples=64).assigned == (1,)
 
 
 def test_what_is_refused():
