@@ -41,11 +41,11 @@ def pytest_collection_modifyitems(config, items):
 
 def pytest_benchmark_update_machine_info(config, machine_info):
     """Our environment instead of pytest-benchmark's, which holds the host's name."""
-    from swav_bench.environment import describe_machine
+    from swav_bench import environment
 
-    described = _load(config).describe()
+    described = environment.describe() | {"implementation": _load(config).describe()}
     machine_info.clear()
-    machine_info.update({"machine": describe_machine(), "implementation": described})
+    machine_info.update(described)
 
 
 def _load(config):

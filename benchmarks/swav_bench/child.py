@@ -29,6 +29,8 @@ OUT_OF_MEMORY = (
     "oom when allocating",
     "bad_alloc",
     "can't allocate memory",
+    "cannot allocate memory",
+    "failed to map segment",
 )
 
 
@@ -58,7 +60,19 @@ def main() -> None:
 
 
 #: What a job's "task" stands for: a class, see Task, that is made from (job, reporter).
-TASKS = MappingProxyType({"measure": "swav_bench.measure:Measurement"})
+TASKS = MappingProxyType(
+    {
+        "measure": "swav_bench.measure:Measurement",
+        "train": "swav_bench.train_task:Training",
+        "kernels": "swav_bench.kernels:Kernels",
+        "try batch": "swav_bench.largest:Try",
+        "features": "swav_bench.features_task:Features",
+        "prototypes": "swav_bench.features_task:Prototypes",
+        "protocol": "swav_bench.protocol_task:Protocol",
+        "read torch file": "swav_bench.torch_files:Reading",
+        "write torch file": "swav_bench.torch_files:Writing",
+    }
+)
 
 
 class Task(Protocol):

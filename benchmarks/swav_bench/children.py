@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from swav_bench import environment
 from swav_bench.cells import known_implementation
+from swav_bench.child import OUT_OF_MEMORY
 from swav_bench.probe import probe
 from swav_spec.config import DeviceKind
 from swav_spec.errors import InvalidInput, require
@@ -30,7 +31,12 @@ from swav_spec.registry import BUILT_IN
 
 #: A child that has sent its result may take this long to end.
 GRACE_S = 10.0
-_PACKAGES = ("swav_bench", "swav_spec", "swav_data", "swav_eval", "swav_torch", "swav_jax", "swav_tensorflow")
+#: Lines of a child's log in which the cause of its abort is looked for.
+LAST_WORDS = 50
+_PACKAGES = (
+    *("swav_bench", "swav_spec", "swav_data", "swav_eval"),
+    *("swav_torch", "swav_jax", "swav_tensorflow", "swav_plain_torch"),
+)
 Event = dict[str, Any]
 
 
@@ -236,10 +242,13 @@ def _lines(
 def _without_result(code: int, phase: str, log: Path, *, no_memory_kill: bool) -> tuple[str, str, None]:
     if code == -signal.SIGKILL and not no_memory_kill:
         return "oom", f"killed while {phase}, as the system does when memory has run out", None
-    if code < 0:
-        return "error", f"killed by signal {-code} ({_signal_name(-code)}) while {phase}", None
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     said = lines[-1] if lines else "it said nothing"
+    if code < 0:
+        # Allocators that cannot raise say so and abort.
+        full = any(words in line.lower() for line in lines[-LAST_WORDS:] for words in OUT_OF_MEMORY)
+        reason = f"killed by signal {-code} ({_signal_name(-code)}) while {phase}"
+        return ("oom", f"{reason}: {said}", None) if full else ("error", reason, None)
     return "error", f"exit code {code} while {phase}: {said}", None
 
 

@@ -6,16 +6,22 @@ import contextlib
 import gc
 import math
 import statistics
+import sys
 import time
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from swav_bench import cells, environment, inputs, memory, nvml, parity, training
+from swav_bench import cells, environment, inputs, memory, nvml, overhead, parity, parts, trace, training
+from swav_bench.one_batch import one_batch
 from swav_bench.timing import Blocks, blocks
+from swav_data.encoded import EncodedSet
 from swav_data.images import ImageSet, Splits
 from swav_data.sources import load, open_source
+from swav_data.stream import without_bad
 from swav_spec import config as configs
 from swav_spec import registry, tolerance
 from swav_spec.config import Execution
@@ -31,8 +37,14 @@ FINAL_SHARE = 0.1
 COLLAPSE_MARGIN = 0.03
 #: So many images that were left out are named in the record.
 REASONS = 10
+#: Of a note, in characters.
+LONGEST_NOTE = 300
 #: A loss that arrives this share of a block after its fence, and this many seconds, shows a fence that does not wait.
-LATE_SHARE, LATE_S = 0.1, 1e-3
+#: For so long another thread of this process, which makes plans ahead, may keep Python's lock.
+LATE_SHARE, LATE_S = 0.1, sys.getswitchinterval()
+#: A cell is limited by its input if its loop waits for it for a larger share of the time than this. Unless the device
+#: is then busy for more than so many further steps: it had enough to do while the loop waited.
+INPUT_WAIT_SHARE, BACKLOG_STEPS = 0.1, 1.5
 
 
 class Measurement:
@@ -48,6 +60,7 @@ class Measurement:
         self.job = job
         self.reporter = reporter
         self.cell = cells.from_job(job["cell"])
+        self.reading = inputs.Reading(**job.get("reading", {}))
         self.found: dict[str, Any] = {"notes": []}
         self.phase = "starting"
         self.status = "ok"
@@ -64,7 +77,7 @@ class Measurement:
             Exception: whatever the framework raises.
         """
         self._enter("loading data")
-        data = load(self.cell.dataset)
+        data = self._data()
         config = self.cell.config(samples=len(data.train))
         self.found["config"] = configs.to_dict(config)
         weights = initial_weights(config.network, self.cell.seed)
@@ -77,10 +90,13 @@ class Measurement:
         trainer.reset_peak()
         with contextlib.ExitStack() as stack:
             feed = self._feed(trainer, data.train, config, stack)
+            streamed = feed if isinstance(feed, inputs.Streamed) else None
             self.found["data"] = {
                 "train_samples": feed.samples,
                 "skipped": len(feed.skipped),
-                "skipped_reasons": list(feed.skipped[:REASONS]),
+                "skipped_reasons": [environment.without_paths(reason) for reason in feed.skipped[:REASONS]],
+                "workers": streamed.workers if streamed else None,
+                "prefetch": self.reading.prefetch if streamed else None,
             }
             started = time.perf_counter()
             state = trainer.init(config, weights)
@@ -91,18 +107,52 @@ class Measurement:
             if not self._agrees(config, trainer.to_arrays(state), spans[0], twin):
                 return
             state = self._timed(trainer, state, feed, plan, spans[0], first_s)
-        if self.status == "ok" and (data.test is not None or data.validation is not None):
+            if self.status == "ok":
+                self._beside(trainer, state, feed, plan)
+        # Nothing is learnt from the views of one batch.
+        if self.status == "ok" and self.cell.input != "views" and (data.test or data.validation):
             self._evaluate(trainer, state, weights, data)
         self._enter("done")
 
-    def _feed(self, trainer: Any, data: ImageSet, config: configs.Config, stack: contextlib.ExitStack) -> inputs.Feed:
+    @property
+    def _own_views(self) -> bool:
+        """Whether steps make views that are not the specification's, as the implementation does not fulfil Views."""
+        fulfils = getattr(registry.find(self.cell.implementation), "fulfils", ("views",))
+        return self.cell.input != "views" and "views" not in fulfils
+
+    def _data(self) -> Splits[ImageSet | EncodedSet]:
+        """All images in memory where they will lie on the device, else as they are stored."""
+        if self.cell.input == "resident":
+            loaded = load(self.cell.dataset, on_bad_image=self.reading.on_bad_image)
+            return Splits(loaded.train, loaded.validation, loaded.test)
+        opened = open_source(self.cell.dataset)
+        if self.reading.on_bad_image == "skip" and isinstance(opened.train, EncodedSet):
+            self._enter("looking at every image")
+            good = without_bad(opened.train, workers=self.reading.workers)
+            return Splits(good, opened.validation, opened.test)
+        return opened
+
+    def _feed(
+        self, trainer: Any, data: ImageSet | EncodedSet, config: configs.Config, stack: contextlib.ExitStack
+    ) -> inputs.Resident | inputs.Streamed | inputs.ReadyViews:
         """Where the cell's steps get their input from; what it holds open is closed with the stack."""
+        seed = self.cell.seed
         if self.cell.input == "views":
-            return inputs.ReadyViews(trainer, data, config, seed=self.cell.seed)
+            return inputs.ReadyViews(trainer, data, config, seed=seed)
         if self.cell.input == "stream":
-            images = open_source(self.cell.dataset).train
-            return stack.enter_context(inputs.Streamed(trainer, images, config, seed=self.cell.seed))
-        return inputs.Resident(trainer, data, config, seed=self.cell.seed)
+            workers, prefetch = self.reading.workers, self.reading.prefetch
+            streamed = inputs.Streamed(trainer, data, config, seed=seed, workers=workers, prefetch=prefetch)
+            return stack.enter_context(streamed)
+        assert isinstance(data, ImageSet)
+        return inputs.Resident(trainer, data, config, seed=seed)
+
+    def _one_step(
+        self, trainer: Any, data: ImageSet | EncodedSet, config: configs.Config, stack: contextlib.ExitStack
+    ) -> inputs.Feed:
+        """The same input for the first step alone, without worker processes; views that are the specification's."""
+        if self._own_views:
+            return inputs.ReadyViews(trainer, data, config, seed=self.cell.seed)
+        return stack.enter_context(inputs.Streamed(trainer, data, config, seed=self.cell.seed))
 
     def _enter(self, phase: str) -> None:
         self.phase = phase
@@ -137,17 +187,21 @@ class Measurement:
         return training.train(trainer, state, feed, fences=fences, observe=told)
 
     def _twin_summary(
-        self, config: configs.Config, weights: Mapping[str, np.ndarray], data: ImageSet
+        self, config: configs.Config, weights: Mapping[str, np.ndarray], data: ImageSet | EncodedSet
     ) -> dict[str, Any] | None:
-        """The first step in the precision that the gate judges, where the cell's own is lower."""
+        """The first step in the precision that the gate judges, where the cell's own is lower.
+
+        Of an implementation that makes views of its own it is the first step on the specification's.
+        """
         judged = parity.judged_precision(self.cell.precision)
-        if judged == self.cell.precision:
+        if judged == self.cell.precision and not self._own_views:
             return None
         self._enter(f"checking the first step in {judged}")
         twin: Any = registry.load(self.cell.implementation, Execution(self.cell.device, judged, self.cell.mode))
-        feed = inputs.Resident(twin, data, config, seed=self.cell.seed)
         spans: list[training.Span] = []
-        state = self._train(twin, twin.init(config, weights), feed, [1], spans.append)
+        with contextlib.ExitStack() as stack:
+            feed = self._one_step(twin, data, config, stack)
+            state = self._train(twin, twin.init(config, weights), feed, [1], spans.append)
         summary = parity.summary(float(spans[0].losses[0]), twin.to_arrays(state))
         del twin, feed, state
         gc.collect()
@@ -169,7 +223,11 @@ class Measurement:
             self.found["parity"] = compared
             self.reason = parity.verdict(compared)
         bound = tolerance.bound(self.cell.precision)
-        if twin and not abs(loss - twin["loss"]) <= bound * abs(twin["loss"]):
+        if self._own_views:
+            self.found["notes"].append(
+                "its views are its own: the first step was compared on the specification's, training made its own"
+            )
+        elif twin and not abs(loss - twin["loss"]) <= bound * abs(twin["loss"]):
             self.reason = f"the first loss in {self.cell.precision} is {loss:.6g}, in float32 {twin['loss']:.6g}"
         if self.reason:
             self.status = "wrong"
@@ -212,6 +270,9 @@ class Measurement:
         }
         if start and end and before and after:
             self._energy(end.joules - start.joules, end.time_s - start.time_s, plan, before, after)
+        elif start and not end:
+            self.found["notes"].append("energy is left out: the GPU stopped answering NVML while it was training")
+        self._input_limit(timed, plan)
         self._curve(spans, state.config)
         late, block = (statistics.median(times) for times in zip(*((s.late_s, s.wall_s) for s in timed), strict=True))
         if late > max(LATE_SHARE * block, LATE_S):
@@ -221,11 +282,49 @@ class Measurement:
             )
         return state
 
+    def _beside(self, trainer: Any, state: Any, feed: inputs.Feed, plan: Blocks) -> None:
+        """SwAV's overhead over its encoder and, where asked for, the parts of a step and a trace of some."""
+        notes, train_s = self.found["notes"], self.found["learning"]["train_s"]
+        if callable(getattr(trainer, "encoder_step", None)):
+            with self._noting_failure("timing the bare encoder"):
+                self.found["overhead"] = overhead.measure(trainer, state, plan, train_s)
+        else:
+            notes.append("overhead is not known: the implementation has no encoder_step")
+        if self.job.get("parts") and "overhead" in self.found:
+            with self._noting_failure("timing the parts of a step"):
+                batch = one_batch(trainer, feed, state.config)
+                self.found["parts"] = parts.measure(trainer, state, batch, self.found["overhead"], train_s, notes)
+        if (folder := self.job.get("trace")) and not callable(getattr(trainer, "trace", None)):
+            notes.append("there is no trace: the implementation has none to offer")
+        elif folder:
+            with self._noting_failure("tracing"):
+                files = trace.record(trainer, state, feed, Path(folder))
+                notes.append(f"{trace.STEPS} steps were traced: {', '.join(files)}")
+
+    @contextlib.contextmanager
+    def _noting_failure(self, phase: str) -> Iterator[None]:
+        """Enters the phase; if it fails that is a note, as what was measured before is as good as it was."""
+        self._enter(phase)
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - whatever a framework raises
+            traceback.print_exc()
+            said = environment.without_paths(f"{type(error).__name__}: {error}")[:LONGEST_NOTE]
+            self.found["notes"].append(f"{phase} failed: {said}")
+
+    def _input_limit(self, timed: Sequence[training.Span], plan: Blocks) -> None:
+        """Notes where the device had to wait for its input."""
+        share = sum(span.waited_s for span in timed) / sum(span.wall_s for span in timed)
+        backlog = statistics.median(plan.steps * span.fence_s / span.wall_s for span in timed)
+        if share > INPUT_WAIT_SHARE and backlog <= BACKLOG_STEPS:
+            self.found["notes"].append(f"limited by its input: it waited for it {share:.0%} of the time")
+
     def _energy(
         self, joules: float, window_s: float, plan: Blocks, before: dict[str, Any], after: dict[str, Any]
     ) -> None:
-        if before["other_processes"]:
-            self.found["notes"].append(f"{before['other_processes']} other processes were on the GPU")
+        others = max(before["other_processes"] or 0, after["other_processes"] or 0)
+        if others:
+            self.found["notes"].append(f"{others} other processes were on the GPU")
         if window_s < nvml.SHORTEST_WINDOW_S:
             self.found["notes"].append(f"energy is left out: {window_s:.1f} s of training are too short to count it")
             return
@@ -251,7 +350,9 @@ class Measurement:
             "train_s": sum(span.wall_s for span in spans),
         }
 
-    def _evaluate(self, trainer: Any, state: Any, weights: Mapping[str, np.ndarray], data: Splits[ImageSet]) -> None:
+    def _evaluate(
+        self, trainer: Any, state: Any, weights: Mapping[str, np.ndarray], data: Splits[ImageSet | EncodedSet]
+    ) -> None:
         # Not imported earlier: scikit-learn's memory is none of the training's.
         from swav_bench import evaluation
 
@@ -260,13 +361,21 @@ class Measurement:
         known, asked = data.train, data.evaluation
         split = "test" if data.test is not None else "validation"
 
-        def judged(current: Any) -> dict[str, Any]:
-            train, test = (evaluation.features(trainer, current, part.images) for part in (known, asked))
-            return evaluation.judge(train, test, known, asked)
-
-        learnt = judged(state)
-        random = judged(trainer.init(config, weights))
-        raw = self.job["raw_pixels"] or evaluation.raw_pixels(known, asked)
+        raw, judge = self.job["raw_pixels"], evaluation.judge
+        if evaluation.of_one_size(known) and evaluation.of_one_size(asked):
+            looked = [
+                [evaluation.features(trainer, current(), part.images) for part in (known, asked)]
+                for current in (lambda: state, lambda: trainer.init(config, weights))
+            ]
+            raw = raw or evaluation.raw_pixels(known, asked)
+        else:
+            notes, states = self.found["notes"], [state, trainer.init(config, weights)]
+            known = evaluation.sample(known, evaluation.MOST_KNOWN, self.reading, notes)
+            asked = evaluation.sample(asked, evaluation.MOST_ASKED, self.reading, notes)
+            train, test = (evaluation.middles(trainer, states, part, config, self.reading) for part in (known, asked))
+            looked = [list(of_state) for of_state in zip(train.features, test.features, strict=True)]
+            raw = raw or judge(train.raw, test.raw, known, asked)
+        learnt, random = (judge(of_known, of_asked, known, asked) for of_known, of_asked in looked)
         self.found["raw_pixels"] = raw
         learning = self.found["learning"]
         self.found["accuracy"] = {

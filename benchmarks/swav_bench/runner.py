@@ -1,30 +1,35 @@
 """The parent: one child process for each cell, one after another, and a line in records.jsonl when it has ended.
 
 A cell that fails is a record with its reason, and the run goes on. Whatever ends the parent ends the child, and the
-same command later measures the cells that are missing.
+same command later measures the cells that are missing. A time budget ends a run as Ctrl-C does: what has ended counts,
+the rest is "not run".
 """
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import fcntl
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from swav_bench import __version__, children, environment, parity, records
+from swav_bench import __version__, children, environment, largest, parity, records
 from swav_bench.cells import Cell
 from swav_bench.derive import derive
-from swav_bench.progress import Display
+from swav_bench.estimate import Estimator
+from swav_bench.inputs import Reading
+from swav_bench.progress import Display, printable
 from swav_bench.records import Record
 from swav_spec.errors import InvalidInput, require
 
-LOGS, PARITY, LOCK = "logs", "parity", ".lock"
+LOGS, PARITY, TRACES, LOCK = "logs", "parity", "traces", ".lock"
 LONGEST_REASON = 500
 
 
@@ -37,14 +42,25 @@ class Options:
         threads: CPU threads of a measured process.
         retry_failed: cells whose newest record is not ok are run again.
         interpreters: implementation -> Python that has its framework; this one by default.
+        parts: the parts of a step are timed as well.
+        trace: a few steps are traced by the framework's profiler, into the folder's traces/.
+        reading: how images are read that are not in memory.
+        memory_limit_bytes: main memory that a try of the largest batch may take beyond its framework's.
+        budget_s: for all cells together; None is without end.
     """
 
     timeout_s: float
     threads: int = 1
     retry_failed: bool = False
     interpreters: Mapping[str, str] = field(default_factory=dict)
+    parts: bool = False
+    trace: bool = False
+    reading: Reading = field(default_factory=Reading)
+    memory_limit_bytes: int | None = None
+    budget_s: float | None = None
 
     def __post_init__(self) -> None:
+        require(self.budget_s is None or self.budget_s > 0, "time budget", self.budget_s, "more than 0 seconds")
         require(self.timeout_s > 0, "timeout", self.timeout_s, "more than 0 seconds")
         require(self.threads >= 1, "threads", self.threads, "at least 1")
 
@@ -52,17 +68,21 @@ class Options:
 def run(folder: Path, cells: Sequence[Cell], options: Options, display: Display) -> list[Record]:
     """Measures the cells that have no record yet in `folder`, which is made if need be.
 
+    Within a time budget, a cell that is not expected to end in time is left out and smaller ones after it are tried;
+    the first one is always tried. A cell that the end of the budget stops leaves no record.
+
     Returns:
-        The newest record of each of `cells`, in their order.
+        The newest record of each of `cells`, in their order; one of status "not_run" for each that was not reached.
 
     Raises:
         InvalidInput: the folder cannot be used, another run uses it, or an implementation's framework is not installed.
         KeyboardInterrupt: the running cell's process is ended and leaves no record.
     """
+    start = time.perf_counter()
     with _usable(folder):
         for problem in records.repair(folder):
             display.note(problem)
-        _extend_plan(folder, cells)
+        plan = _extend_plan(folder, cells)
         done = records.finished(folder)
         missing = [cell for cell in cells if _is_missing(done.get(cell.id), options)]
         for name in sorted({cell.implementation for cell in missing}):
@@ -70,14 +90,28 @@ def run(folder: Path, cells: Sequence[Cell], options: Options, display: Display)
         for name in sorted({cell.implementation for cell in missing if cell.device == "gpu"}):
             children.check_gpu(name, options.interpreters.get(name, sys.executable))
         display.start(cells=len(cells), missing=missing, done=list(done.values()))
+        estimator = Estimator(done.values(), threads=options.threads)
         raw_pixels: dict[str, Any] = {}
+        told: set[tuple[str, ...]] = set()
+        measured = 0
         for cell in missing:
+            left = math.inf if options.budget_s is None else options.budget_s - (time.perf_counter() - start)
+            if left <= 0 or (measured and estimator.cell(cell).wall_s > left):
+                display.cell_skipped(cell)
+                continue
             display.cell_started(cell)
-            record = _Measurement(folder, cell, options, display).record(raw_pixels)
+            limited = replace(options, timeout_s=min(options.timeout_s, left))
+            record = _Measurement(folder, cell, limited, display).record(raw_pixels)
+            if record["status"] == "timeout" and limited.timeout_s < options.timeout_s:
+                display.cell_skipped(cell)
+                continue
             records.append(folder, record)
             done[cell.id] = record
+            measured += 1
+            estimator.learn(record)
             display.cell_ended(record)
-        return [done[cell.id] for cell in cells]
+            _tell_skipped(record, told, display)
+        return [done.get(cell.id) or records.not_run(cell.to_dict(), plan) for cell in cells]
 
 
 @contextmanager
@@ -106,14 +140,30 @@ def _usable(folder: Path) -> Iterator[None]:
             ) from error
 
 
-def _extend_plan(folder: Path, cells: Sequence[Cell]) -> None:
+def _extend_plan(folder: Path, cells: Sequence[Cell]) -> dict[str, Any]:
+    """plan.json with these cells after those that it had."""
     plan = records.read_plan(folder)
     known = plan.get("cells", [])
     ids = {cell["id"] for cell in known}
     added = [cell.to_dict() for cell in cells if cell.id not in ids]
     if added or not plan:
         here = environment.describe()
-        records.write_plan(folder, {"version": __version__, "environment": here, "cells": [*known, *added]})
+        plan = {"version": __version__, "environment": here, "cells": [*known, *added]}
+        records.write_plan(folder, plan)
+    return plan
+
+
+def _tell_skipped(record: Record, told: set[tuple[str, ...]], display: Display) -> None:
+    """Says which images were left out, once for each list of them."""
+    data = record["data"]
+    reasons = tuple(data["skipped_reasons"]) if data else ()
+    if reasons and reasons not in told:
+        told.add(reasons)
+        display.note(f"{data['skipped']} images were left out, {data['train_samples']} are trained on:")
+        for reason in reasons:
+            display.note(f"  {printable(reason)}")
+        if data["skipped"] > len(reasons):
+            display.note(f"  and {data['skipped'] - len(reasons)} more")
 
 
 def _is_missing(record: Record | None, options: Options) -> bool:
@@ -127,33 +177,57 @@ class _Measurement:
         self.folder, self.cell, self.options, self.display = folder, cell, options, display
         self.environment = environment.describe()
         self.log = folder / LOGS / f"{cell.id}.log"
+        # Of a stream it is other pixels: see evaluation.py.
+        self._pixels = f"{cell.input} {cell.dataset}"
         self.reference = folder / PARITY / f"{parity.key(cell)}.json"
 
     def record(self, raw_pixels: dict[str, Any]) -> Record:
         """Runs the child and says how it went; `raw_pixels` keeps a data set's baseline for the next cell."""
         started_at = dt.datetime.now(dt.UTC)
         start = time.perf_counter()
-        job = {
-            "cell": self.cell.to_job(),
-            "parity": _read_json(self.reference),
-            "raw_pixels": raw_pixels.get(self.cell.dataset),
-        }
+        if self.cell.task == "largest_batch":
+            deadline = start + self.options.timeout_s
+            limit = self.options.memory_limit_bytes
+            result = largest.measure(self.cell, lambda cell: self._try(cell, deadline), limit_bytes=limit)
+        elif self.cell.task == "kernels":
+            result = self._child("kernels", {"cell": self.cell.to_job()}, self.options.timeout_s)
+        else:
+            job = {
+                "cell": self.cell.to_job(),
+                "parity": _read_json(self.reference),
+                "raw_pixels": raw_pixels.get(self._pixels),
+                "reading": dataclasses.asdict(self.options.reading),
+                "parts": self.options.parts,
+                "trace": str(self.folder / TRACES / self.cell.id) if self.options.trace else None,
+            }
+            result = self._child("measure", job, self.options.timeout_s)
+            self._keep(result, raw_pixels)
+        return self._whole(result, started_at, time.perf_counter() - start)
+
+    def _try(self, cell: Cell, deadline: float) -> dict[str, Any]:
+        """A batch's try, within what is left of the cell's time."""
+        left = deadline - time.perf_counter()
+        if left <= 0:
+            return _failed("timeout", f"the cell's {self.options.timeout_s:g} s were over")
+        job = {"cell": cell.to_job(), "memory_limit_bytes": self.options.memory_limit_bytes}
+        return self._child("try batch", job, left, self.log.with_suffix(f".{cell.batch}.log"))
+
+    def _child(self, task: str, job: dict[str, Any], timeout_s: float, log: Path | None = None) -> dict[str, Any]:
+        """Result of a child of this cell."""
         ended = children.run(
-            "measure",
+            task,
             job,
             children.Process(
                 implementation=self.cell.implementation,
                 device=self.cell.device,
                 threads=self.options.threads,
                 interpreters=self.options.interpreters,
-                log=self.log,
+                log=log or self.log,
             ),
             self._event,
-            timeout_s=self.options.timeout_s,
+            timeout_s=timeout_s,
         )
-        result = ended.result or _failed(ended.status, ended.reason)
-        self._keep(result, raw_pixels)
-        return self._whole(result, started_at, time.perf_counter() - start)
+        return ended.result or _failed(ended.status, ended.reason)
 
     def _event(self, event: dict[str, Any]) -> None:
         kind = event["event"]
@@ -168,7 +242,7 @@ class _Measurement:
         """Leaves for later cells what they need of this one."""
         raw = result.pop("raw_pixels", None)
         if raw:
-            raw_pixels[self.cell.dataset] = raw
+            raw_pixels[self._pixels] = raw
         summary = result.pop("parity_summary", None)
         if summary and result["status"] in ("ok", "collapsed") and not self.reference.exists():
             kept = {"implementation": self.cell.implementation, "summary": summary}

@@ -24,10 +24,10 @@ from swav_data.stream import Stream
 from swav_spec import recipes
 from swav_spec.config import DeviceKind
 from swav_spec.errors import InvalidInput, require
-from swav_spec.registry import BUILT_IN
+from swav_spec.registry import BUILT_IN, PEERS
 
 SPECIFICATION = "numpy"
-FRAMEWORKS = tuple(name for name in BUILT_IN if name != SPECIFICATION)
+FRAMEWORKS = tuple(name for name in BUILT_IN if name != SPECIFICATION and name not in PEERS)
 
 
 class Shown(NamedTuple):

@@ -5,8 +5,10 @@ A block is a run of steps with a fence at each end, so that an asynchronous devi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +17,15 @@ from swav_spec.config import Config
 from swav_spec.errors import require
 
 RESAMPLES = 2000
+#: Calls before the timed ones: the first compiles, the others say how long one takes.
+WARMUP_CALLS = 3
+
+
+class Calls(NamedTuple):
+    """Times of something that was called again and again: `per_block` calls between two fences, wall seconds each."""
+
+    per_block: int
+    block_s: list[float]
 
 
 @dataclass(frozen=True)
@@ -70,3 +81,33 @@ def median_interval(values: Sequence[float], *, level: float = 0.95) -> tuple[fl
     medians = np.median(array[draws], axis=1)
     low, high = np.quantile(medians, [(1 - level) / 2, (1 + level) / 2])
     return float(np.median(array)), float(low), float(high)
+
+
+def time_calls(
+    call: Callable[[], Any], fence: Callable[[Any], None], *, budget_s: float, per_block: int, count: int = BLOCKS
+) -> Calls:
+    """Times `call` in blocks with a fence at each end, as steps are timed, after a warm-up of its own.
+
+    Args:
+        call: gives something that the fence can wait for.
+        fence: Device.fence.
+        budget_s: for all blocks together; where they would take longer they get shorter, then fewer.
+        per_block: calls in a block, at most.
+        count: blocks, at most; FEWEST_BLOCKS of one call are made whatever they take.
+    """
+    times = []
+    for _ in range(WARMUP_CALLS):
+        started = time.perf_counter()
+        fence(call())
+        times.append(time.perf_counter() - started)
+    affordable = int(budget_s / max(min(times[1:]), 1e-9))
+    per_block = max(1, min(per_block, affordable // count))
+    count = max(FEWEST_BLOCKS, min(count, affordable // per_block))
+    block_s = []
+    for _ in range(count):
+        started = time.perf_counter()
+        for _ in range(per_block):
+            result = call()
+        fence(result)
+        block_s.append(time.perf_counter() - started)
+    return Calls(per_block, block_s)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -96,6 +98,10 @@ class JaxDevice:
         """Most bytes JAX's allocator has held since the process started; None where it does not count (CPUs)."""
         statistics = self.device.memory_stats()
         return None if statistics is None else statistics.get("peak_bytes_in_use")
+
+    def trace(self, folder: Path) -> AbstractContextManager[None]:
+        """A profile for TensorBoard or XProf, and a Chrome trace of it."""
+        return jax.profiler.trace(folder)
 
     def compilations(self) -> int:
         """Programs traced so far by this implementation; each is compiled once."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -94,6 +96,10 @@ class TensorFlowDevice:
         if self.execution.device == "cpu":
             return None
         return tf.config.experimental.get_memory_info("GPU:0")["peak"]
+
+    def trace(self, folder: Path) -> AbstractContextManager[None]:
+        """A profile for TensorBoard or XProf (contract.Tracing)."""
+        return tf.profiler.experimental.Profile(str(folder))
 
     def compilations(self) -> int:
         """Functions traced so far; in the mode "xla" each trace is compiled once."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -110,6 +112,16 @@ class TorchDevice:
             importlib.import_module("torch._inductor.compile_fx")
         dynamo.recompile_limit = max(dynamo.recompile_limit, 64)
         return torch.compile(function, fullgraph=True, dynamic=False)
+
+    @contextlib.contextmanager
+    def trace(self, folder: Path) -> Iterator[None]:
+        """A Chrome trace, for chrome://tracing or ui.perfetto.dev."""
+        activities = [torch.profiler.ProfilerActivity.CPU]
+        if self.execution.device == "gpu":
+            activities.append(torch.profiler.ProfilerActivity.CUDA)
+        with torch.profiler.profile(activities=activities) as profiler:
+            yield
+        profiler.export_chrome_trace(str(folder / "trace.json.gz"))
 
     def compilations(self) -> int | None:
         return {"eager": None, "compile": counters["stats"]["unique_graphs"], "cudagraph": self.captures}[self.mode]

@@ -18,8 +18,11 @@ BUILT_IN = MappingProxyType(
         "torch": ("swav_torch.implementation:TorchImplementation", "torch", "torch"),
         "jax": ("swav_jax.implementation:JaxImplementation", "jax", "jax"),
         "tensorflow": ("swav_tensorflow.implementation:TensorFlowImplementation", "tensorflow", "tensorflow"),
+        "plain-torch": ("swav_plain_torch.implementation:PlainTorchImplementation", "torch", "torch"),
     }
 )
+#: Those that others are compared with: they train, but fulfil no more of the contract than that.
+PEERS = frozenset({"plain-torch"})
 
 
 def load(name: str, execution: Execution | None = None) -> Implementation:

@@ -6,12 +6,15 @@ specification's, its gradient is written out. Subclasses fail in one way each. C
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -19,7 +22,8 @@ import numpy as np
 
 from swav_spec.errors import require
 from swav_spec.loss import swapped_loss
-from swav_spec.optimizer import normalize_rows, sgd
+from swav_spec.optimizer import larc_sgd, normalize_rows, sgd
+from swav_spec.queue import queue_push, queue_read
 from swav_spec.schedule import step_settings
 from swav_spec.sinkhorn import sinkhorn
 
@@ -116,6 +120,16 @@ class Fake:
     def embedding(self, pixels, params):
         return pixels @ params[LAYER].T
 
+    def forward(self, state, views, *, train):
+        features = np.concatenate([_pooled(view) for view in views])
+        unit = normalize_rows(self.embedding(features, state.params))
+        return features, unit, unit @ normalize_rows(state.params[PROTOTYPES]).T
+
+    def encoder_step(self, state, views):
+        pixels = np.concatenate([_pooled(view) for view in views])
+        projected = self.embedding(pixels, state.params)
+        return np.linalg.norm(2 / projected.size * projected.T @ pixels)
+
     def tampered(self, loss, gradient):
         return loss, gradient
 
@@ -127,8 +141,18 @@ class Fake:
         return projected, normalize_rows(projected)
 
     def to_arrays(self, state):
-        model = {f"model/{name}": value for name, value in state.params.items()}
-        return model | {f"momentum/{name}": value for name, value in state.momentum.items()}
+        model = {f"model/{name}": np.array(value) for name, value in state.params.items()}
+        momentum = {f"momentum/{name}": np.array(value) for name, value in state.momentum.items()}
+        return model | momentum | {"step": np.array(state.step), "queue_count": np.array(state.queue_count)}
+
+    def from_arrays(self, config, arrays):
+        parts = {"model": {}, "momentum": {}}
+        for name, value in arrays.items():
+            part, slash, key = name.partition("/")
+            if slash:
+                parts[part][key] = np.array(value)
+        counts = {name: int(arrays[name]) for name in ("step", "queue_count")}
+        return SimpleNamespace(config=config, params=parts["model"], momentum=parts["momentum"], **counts)
 
 
 def _pooled(images):
@@ -136,11 +160,96 @@ def _pooled(images):
     return images.reshape(count, 4, height // 4, 4, width // 4, 3).mean(axis=(2, 4)).reshape(count, PIXELS)
 
 
+class WithMaths(Fake):
+    """Has the specification's own arithmetic alone as well."""
+
+    fulfils: ClassVar = ("maths", "views", "trainer")
+    sinkhorn = staticmethod(sinkhorn)
+    swapped_loss = staticmethod(swapped_loss)
+    queue_read = staticmethod(queue_read)
+    queue_push = staticmethod(queue_push)
+    larc_sgd = staticmethod(larc_sgd)
+
+
+class WithoutEncoder(Fake):
+    """A stranger's that has only what training needs."""
+
+    encoder_step = None
+
+
+class BrokenEncoder(Fake):
+    def encoder_step(self, state, views):
+        raise RuntimeError("no backward pass for /home/someone/kernel.cu")
+
+
+class SlowEncoder(Fake):
+    def encoder_step(self, state, views):
+        time.sleep(0.05)
+        return super().encoder_step(state, views)
+
+
+class Traced(Fake):
+    """Has a profiler, which writes down the steps that were done, into files named after the machine."""
+
+    traced: list | None = None
+
+    def to_arrays(self, state):
+        return super().to_arrays(state) | {"step": np.array(state.step)}
+
+    def from_arrays(self, config, arrays):
+        params, momentum = (
+            {name.removeprefix(kind): np.array(value) for name, value in arrays.items() if name.startswith(kind)}
+            for kind in ("model/", "momentum/")
+        )
+        return SimpleNamespace(config=config, step=int(arrays["step"]), queue_count=0, params=params, momentum=momentum)
+
+    def at_step(self, done, metrics):
+        if self.traced is not None:
+            self.traced.append(done)
+        return metrics
+
+    @contextlib.contextmanager
+    def trace(self, folder):
+        self.traced = []
+        yield
+        (folder / "plugins").mkdir()
+        for name in ("my-machine.json.gz", "my-machine.xplane.pb", "other.xplane.pb"):
+            (folder / "plugins" / name).write_text(str(self.traced))
+        self.traced = None
+
+
+class BrokenTrace(Traced):
+    def trace(self, folder):
+        raise RuntimeError("CUPTI is busy")
+
+
+class OwnViews(Fake):
+    """Makes views of its own, which are not the specification's, and does not say that it fulfils Views."""
+
+    fulfils: ClassVar = ("trainer",)
+
+    def views(self, images, plan, config):
+        return [view + 0.1 for view in super().views(images, plan, config)]
+
+
+class WrongWithOwnViews(OwnViews):
+    def tampered(self, loss, gradient):
+        return 2 * loss, gradient
+
+
 class Slow(Fake):
     """A tenth of a second a step: time to be interrupted in."""
 
     def at_step(self, done, metrics):
         time.sleep(0.1)
+        return metrics
+
+
+class Paced(Fake):
+    """A step takes as long as FAKE_STEP_S says."""
+
+    def at_step(self, done, metrics):
+        time.sleep(float(os.environ["FAKE_STEP_S"]))
         return metrics
 
 
@@ -173,11 +282,27 @@ class Full(Fake):
         np.empty(1 << 50, dtype=np.uint8)
 
 
+class Limited(Fake):
+    """Out of memory at a limit that the system sets, as `ulimit -v` or a container does."""
+
+    def at_step(self, done, metrics):
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (taken + (64 << 20), resource.RLIM_INFINITY))
+        return metrics | {"code_entropy": np.ones(1 << 30).mean()}
+
+
 class FullGpu(Fake):
     """Out of memory, as CUDA's allocator says it."""
 
     def at_step(self, done, metrics):
         raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+
+class LostGpu(Fake):
+    def at_step(self, done, metrics):
+        if done == 13:
+            raise RuntimeError("CUDA error: the GPU has fallen off the bus")
+        return metrics
 
 
 class Broken(Fake):
@@ -193,6 +318,58 @@ class Exiting(Fake):
         print("the last thing it said", file=sys.stderr)
         sys.stderr.flush()
         os._exit(7)
+
+
+class FullAbove40(Fake):
+    """A device that holds the steps of batches up to 40."""
+
+    def step(self, state, images, plan):
+        if len(plan.index) > 40:
+            raise MemoryError(f"no room for {len(plan.index)}")
+        return super().step(state, images, plan)
+
+
+class AbortingAbove40(Fake):
+    """The same, whose allocator cannot raise."""
+
+    def step(self, state, images, plan):
+        if len(plan.index) > 40:
+            print("terminate called after throwing an instance of 'std::bad_alloc'", file=sys.stderr, flush=True)
+            os.abort()
+        return super().step(state, images, plan)
+
+
+class CrashingAbove40(Fake):
+    """The same, which does not look whether it was given memory."""
+
+    def step(self, state, images, plan):
+        if len(plan.index) > 40:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return super().step(state, images, plan)
+
+
+class BrokenAbove40(Fake):
+    def step(self, state, images, plan):
+        if len(plan.index) > 40:
+            raise ValueError("no kernel for so many, see /home/someone/kernel.cu")
+        return super().step(state, images, plan)
+
+
+class Hungry(Fake):
+    """Takes 4 MiB for each image of the batch."""
+
+    def step(self, state, images, plan):
+        np.ones((len(plan.index), 1 << 19))
+        return super().step(state, images, plan)
+
+
+class WithOneKernel(Fake):
+    """Arithmetic of its own for timing, of which all but the loss is missing or broken."""
+
+    def _full(self, **settings):
+        raise RuntimeError("CUDA out of memory in /home/someone/kernel.cu")
+
+    timed_maths = SimpleNamespace(swapped_loss=swapped_loss, sinkhorn=_full)
 
 
 class NotFinite(Fake):

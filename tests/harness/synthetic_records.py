@@ -110,7 +110,7 @@ def record(
         "dirty": False,
         "swav_bench_version": "0.1.0",
         "notes": [],
-        "data": {"train_samples": 2048, "skipped": 0, "skipped_reasons": []},
+        "data": {"train_samples": 2048, "skipped": 0, "skipped_reasons": [], "workers": None, "prefetch": None},
         "timing": {
             "time_to_first_step_s": first_step + 0.1 * multi_crop,
             "compilations": None,

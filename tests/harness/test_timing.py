@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from swav_bench.derive import derive
-from swav_bench.timing import blocks, median_interval
+from swav_bench.timing import WARMUP_CALLS, blocks, median_interval, time_calls
 from swav_spec import config as configs
 from swav_spec.errors import InvalidInput
 
@@ -66,6 +66,45 @@ def test_the_interval_covers_the_true_median_as_often_as_it_says():
 
 
 @pytest.fixture
+def clock(monkeypatch):
+    """A clock that only `wait` moves."""
+    now = [0.0]
+    monkeypatch.setattr("swav_bench.timing.time.perf_counter", lambda: now[0])
+
+    def wait(seconds):
+        now[0] += seconds
+
+    return wait
+
+
+@pytest.mark.parametrize(
+    ("budget_s", "per_block", "count"),
+    [
+        (125.0, 10, 20),  # as many as asked for
+        (62.5, 5, 20),  # shorter blocks
+        (5.0, 1, 8),  # fewer blocks
+        (1.0, 1, 5),  # never fewer than these
+    ],
+)
+def test_calls_are_timed_in_blocks_that_the_budget_allows(clock, budget_s, per_block, count):
+    fences = []
+
+    def fence(_):
+        fences.append(1)
+        clock(0.125)
+
+    calls = time_calls(lambda: clock(0.5), fence, budget_s=budget_s, per_block=10)
+    assert calls == (per_block, [per_block * 0.5 + 0.125] * count)
+    assert len(fences) == WARMUP_CALLS + count
+
+
+def test_the_first_call_which_compiles_is_not_in_the_estimate(clock):
+    seconds = iter([100.0])
+    calls = time_calls(lambda: clock(next(seconds, 1.0)), lambda _: None, budget_s=200.0, per_block=10)
+    assert calls == (10, [10.0] * 20)
+
+
+@pytest.fixture
 def raw(cell):
     return {
         "cell": cell().to_dict(),
@@ -74,6 +113,9 @@ def raw(cell):
         "timing": {"block_s": [2.0, 1.0, 4.0, 2.0, 2.0], "steps_per_block": 4, "input_waited_s": [0.5, 0, 0.6, 0, 0]},
         "energy": {"joules": 1000.0, "window_s": 20.0, "samples": 500},
         "work": None,
+        "overhead": {"encoder_block_s": [1.6, 1.6, 2.0, 1.2, 1.6], "encoder_steps_per_block": 4},
+        "parts": None,
+        "kernels": None,
     }
 
 
@@ -90,6 +132,43 @@ def test_derived_figures_follow_from_raw_ones(raw):
     assert found["work"]["share_of_peak"] is None
     assert found["work"]["model_tflops_per_s"] == found["work"]["model_flops_per_step"] / 0.5 / 1e12
     assert derive(found) == found
+
+
+def test_overhead_is_the_step_over_the_bare_encoder_s(raw):
+    found = derive(raw)["overhead"]
+    assert found["encoder_step_s_median"] == 0.4
+    assert found["overhead_share"] == 0.5 / 0.4 - 1
+    assert found["encoder_step_s_low"] <= 0.4 <= found["encoder_step_s_high"]
+    timing = derive(raw)["timing"]
+    assert found["overhead_share_low"] == timing["step_s_low"] / found["encoder_step_s_high"] - 1
+    assert found["overhead_share_high"] == timing["step_s_high"] / found["encoder_step_s_low"] - 1
+
+
+def test_parts_make_up_the_step(raw):
+    seconds = {"views": 0.05, "forward": 0.15, "sinkhorn": 0.02, "loss": 0.01, "encoder": 0.4, "optimizer": 0.01}
+    measured = [{"name": name, "calls_per_block": 2, "block_s": [2 * each] * 5} for name, each in seconds.items()]
+    found = derive(raw | {"parts": {"method": "separate", "measured": measured, "parts": []}})
+    parts = {part["name"]: part["s_median"] for part in found["parts"]["parts"]}
+    assert list(parts) == ["views", "forward", "sinkhorn", "loss", "backward", "optimizer", "rest"]
+    assert parts["backward"] == pytest.approx(0.25)
+    assert parts["rest"] == pytest.approx(0.5 - 0.05 - 0.15 - 0.02 - 0.01 - 0.25 - 0.01)
+    rest = found["parts"]["parts"][-1]
+    assert rest["s_low"] < rest["s_median"] < rest["s_high"]
+    assert derive(found) == found
+
+
+def test_there_is_no_rest_where_parts_alone_take_longer_than_the_step(raw):
+    measured = [{"name": "views", "calls_per_block": 1, "block_s": [0.7] * 5}]
+    found = derive(raw | {"parts": {"method": "separate", "measured": measured, "parts": []}})
+    assert [part["name"] for part in found["parts"]["parts"]] == ["views"]
+
+
+def test_kernels_have_a_rate_where_their_bytes_are_known(raw):
+    kernel = {"calls_per_block": 10, "block_s": [0.02, 0.01, 0.01], "bytes": 5e6}
+    known, unknown = derive(raw | {"kernels": [kernel, kernel | {"bytes": None}]})["kernels"]
+    assert known["call_s_median"] == 0.001
+    assert known["gbytes_per_s"] == pytest.approx(5)
+    assert unknown["gbytes_per_s"] is None
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("swav_spec", "swav_data", "swav_eval", "swav_torch", "swav_jax", "swav_tensorflow", "swav_bench")
+PACKAGES = (
+    *("swav_spec", "swav_data", "swav_eval", "swav_bench"),
+    *("swav_torch", "swav_jax", "swav_tensorflow", "swav_plain_torch"),
+)
 
 
 @pytest.fixture(scope="module")
