@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -13,8 +15,30 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from swav_bench import __version__, cells, children, environment, goals, probe, records, runner, show_crops
-from swav_bench.cells import Cell, Choice
+from swav_bench import (
+    __version__,
+    assign,
+    children,
+    compare,
+    convert,
+    curves,
+    embed,
+    environment,
+    evaluate,
+    goals,
+    index,
+    merge,
+    probe,
+    protocol,
+    records,
+    runner,
+    show_crops,
+    suites,
+    train,
+)
+from swav_bench.cells import Cell
+from swav_bench.estimate import Estimator
+from swav_bench.inputs import Reading
 from swav_bench.progress import display, printable
 from swav_data.sources import NAMES as DATASETS
 from swav_spec import recipes
@@ -99,17 +123,60 @@ def run(
         list[str] | None, _option("NAME", "How steps are executed: eager, compile, jit, xla ...; see `swav-bench env`.")
     ] = None,
     batch: Annotated[list[int] | None, _option("N", "Images per step.")] = None,
+    network: Annotated[list[str] | None, _option("NAME", "Instead of the recipe's; see `swav-bench list`.")] = None,
+    crops: Annotated[
+        list[str] | None, _option("COUNTxSIZE+...", "Instead of the recipe's, e.g. 2x160+4x96; areas stay.")
+    ] = None,
+    input_: Annotated[
+        list[str] | None,
+        _option("resident|stream|views", "Images on the device, decoded ahead, or ready-made views.", "--input"),
+    ] = None,
     multi_crop: Annotated[str | None, _option("both|on|off", "Small crops beside the two large ones.")] = None,
     queue: Annotated[str | None, _option("both|on|off", "Embeddings of earlier steps in the assignment.")] = None,
     seed: Annotated[list[int] | None, _option("N", "Of weights, order and crops.")] = None,
     repeats: Annotated[int | None, _option("N", "Fresh processes for each cell.", min=1)] = None,
     steps: Annotated[int | None, _option("N", "Training steps of every cell.", min=1)] = None,
     lr: Annotated[float | None, _option("X", "Base learning rate.", min=0)] = None,
-    device: Annotated[str, typer.Option(metavar="cpu|gpu", help="The first of its kind.", rich_help_panel=HOW)] = "cpu",
+    device: Annotated[
+        str | None, _option("cpu|gpu", "The first of its kind; by default what the suite is for.", panel=HOW)
+    ] = None,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="A few tiny cells of the suite, on a CPU too.", rich_help_panel=HOW)
+    ] = False,
+    time_budget: Annotated[
+        str | None,
+        _option("TIME", "Stop measuring after 90s, 9m or 1.5h; what is not reached stays to do.", panel=HOW),
+    ] = None,
     python: Annotated[list[str] | None, _option(*PYTHON, panel=HOW)] = None,
     threads: Annotated[
         int | None,
         _option("N", "CPU threads of a measured process; by default 1, with a GPU all there are.", panel=HOW, min=1),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        _option("N", "Processes that decode a stream's images; by default one a CPU, less one.", panel=HOW, min=0),
+    ] = None,
+    prefetch: Annotated[
+        int, typer.Option(metavar="N", help="Batches that they decode ahead.", rich_help_panel=HOW, min=1)
+    ] = 2,
+    on_bad_image: Annotated[
+        str,
+        typer.Option(
+            metavar="error|skip",
+            help="An image that cannot be decoded ends its cell, or is left out and named.",
+            rich_help_panel=HOW,
+        ),
+    ] = "error",
+    parts: Annotated[
+        bool, typer.Option("--parts", help="Time the parts of a step as well, each alone.", rich_help_panel=HOW)
+    ] = False,
+    trace: Annotated[
+        bool,
+        typer.Option("--trace", help="Trace a few steps by the framework's profiler, to traces/.", rich_help_panel=HOW),
+    ] = False,
+    memory_limit: Annotated[
+        int | None,
+        _option("MIB", "Main memory for a try of the largest batch, to rehearse on a CPU.", panel=HOW, min=1),
     ] = None,
     timeout: Annotated[float | None, _option("SECONDS", "For one cell; by default the suite's.", panel=HOW)] = None,
     retry_failed: Annotated[
@@ -122,32 +189,39 @@ def run(
     Exit code 0: all cells are ok and reach the suite's goals; 1: some do not; 2: the command cannot be followed;
     130: stopped.
     """
-    planned = cells.plan(
-        suite,
-        device=_device(device),
+    changes = suites.Changes(
+        implementations=tuple(implementation or ()),
+        modes=tuple(mode or ()),
         steps=steps,
         lr=lr,
-        implementations=tuple(implementation or ()),
         dataset=dataset,
         recipe=recipe,
         precisions=_precisions(precision),
-        modes=tuple(mode or ()),
         batches=tuple(batch or ()),
         multi_crop=_choice("multi_crop", multi_crop),
         queue=_choice("queue", queue),
+        networks=tuple(network or ()),
+        crops=tuple(crops or ()),
+        inputs=tuple(input_ or ()),  # type: ignore[arg-type]
         seeds=tuple(seed or ()),
         repeats=repeats,
     )
-    folder = out or Path("results") / suite
+    planned = suites.plan(suite, changes, device=None if device is None else _device(device), rehearse=rehearse)
+    folder = out or Path("results") / (f"{suite}-rehearsal" if rehearse else suite)
     options = runner.Options(
-        timeout_s=cells.suite(suite).timeout_s if timeout is None else timeout,
-        threads=threads or (1 if device == "cpu" else os.cpu_count() or 1),
+        timeout_s=suites.suite(suite).timeout_s if timeout is None else timeout,
+        threads=threads or (1 if planned[0].device == "cpu" else os.cpu_count() or 1),
         retry_failed=retry_failed,
         interpreters=children.interpreters(python),
+        reading=Reading(_decoders() if workers is None else workers, prefetch, on_bad_image),  # type: ignore[arg-type]
+        budget_s=None if time_budget is None else seconds(time_budget),
+        parts=parts,
+        trace=trace,
+        memory_limit_bytes=memory_limit and memory_limit * 2**20,
     )
     console = _console()
     if dry_run:
-        _list_cells(console, planned, records.finished(folder))
+        _list_cells(console, planned, records.finished(folder), options.threads)
         return
     sys.exit(_run(console, folder, planned, options))
 
@@ -155,9 +229,7 @@ def run(
 @app.command()
 def report(folder: Folder) -> None:
     """Make report.html, report.md, report.csv and plots from a folder's records."""
-    from swav_bench.report import write_report
-
-    _console().print(Text(f"Report: {write_report(folder)}"), soft_wrap=True)
+    _write_report(_console(), folder)
 
 
 @app.command()
@@ -192,6 +264,16 @@ def env(python: Annotated[list[str] | None, _option(*PYTHON, panel=None)] = None
 
 
 app.command("show-crops")(show_crops.command)
+app.command("train")(train.command)
+app.command("convert")(convert.command)
+app.command("evaluate")(evaluate.command)
+app.command("embed")(embed.command)
+app.command("assign")(assign.command)
+app.command("protocol")(protocol.command)
+app.command("curves")(curves.command)
+app.command("compare")(compare.command)
+app.command("merge")(merge.command)
+app.command("index")(index.command)
 
 
 @app.command()
@@ -239,21 +321,21 @@ def conform(
 def list_() -> None:
     """List suites, implementations, recipes, networks and data sets."""
     console = _console()
-    suites = Table("suite", "cells", "what it does", title="Suites  (--suite)", title_justify="left")
-    for name, suite in cells.SUITES.items():
-        suites.add_row(name, str(len(cells.plan(name))), suite.description)
+    known = Table("suite", "cells", "what it does", title="Suites  (--suite)", title_justify="left")
+    for name, suite in suites.SUITES.items():
+        known.add_row(name, str(len(suites.plan(name))), suite.description)
     names = Table(
         "recipe", "network", "crops", "batch", "epochs", "ImageNet linear top-1", title="Recipes", title_justify="left"
     )
-    networks = {network: name for name, network in recipes.NETWORKS.items()}
     for name, recipe in recipes.RECIPES.items():
         crops = " + ".join(f"{group.count}x{group.size}" for group in recipe.crops)
         published = "" if recipe.linear_top1 is None else f"{recipe.linear_top1} %"
-        names.add_row(name, networks.get(recipe.network, ""), crops, str(recipe.batch), f"{recipe.epochs:g}", published)
+        whose = recipes.network_name(recipe.network)
+        names.add_row(name, whose, crops, str(recipe.batch), f"{recipe.epochs:g}", published)
     sizes = Table("network", "parameters", "prototypes", title="Networks", title_justify="left")
     for name, network in recipes.NETWORKS.items():
         sizes.add_row(name, f"{count_parameters(network) / 1e6:,.2f} M", str(network.prototypes))
-    for table in (suites, names, sizes):
+    for table in (known, names, sizes):
         console.print(table)
     console.print(f"Implementations  {', '.join(BUILT_IN)}, or package.module:Class")
     console.print(f"Data sets        {', '.join(DATASETS)}")
@@ -271,18 +353,33 @@ def _run(console: Console, folder: Path, planned: list[Cell], options: runner.Op
         return INTERRUPTED
     finally:
         shown.end()
-    from swav_bench.report import comparison_table, write_report
+    from swav_bench.report import comparison_table
 
     console.print(comparison_table(found))
-    failed = sum(record["status"] != "ok" for record in found)
+    reached = [record for record in found if record["status"] != "not_run"]
+    failed = sum(record["status"] != "ok" for record in reached)
     code = FAILED if failed else 0
     if failed:
-        console.print(Text(f"{failed} of {len(found)} cells failed; --retry-failed measures them again.", style="red"))
-    results = records.load(folder)
-    if any(goals.goals_of(record) for record in found):
-        code = _check(console, results) or code
-    console.print(Text(f"Report: {write_report(folder)}"), soft_wrap=True)
+        console.print(
+            Text(f"{failed} of {len(reached)} cells failed; --retry-failed measures them again.", style="red")
+        )
+    if any(goals.goals_of(record) for record in reached):
+        code = _check(console, dataclasses.replace(records.load(folder), records=reached)) or code
+    _write_report(console, folder)
     return code
+
+
+def _write_report(console: Console, folder: Path) -> None:
+    from swav_bench.report import write_report
+
+    try:
+        written = write_report(folder)
+    except OSError as error:
+        raise InvalidInput(
+            f"results folder = {str(folder)!r}: the report cannot be written ({error.strerror or error}); the records "
+            f"are as they were. Make it again with: swav-bench report {folder}"
+        ) from error
+    console.print(Text(f"Report: {written}"), soft_wrap=True)
 
 
 def _check(console: Console, results: records.Results) -> int:
@@ -296,11 +393,36 @@ def _check(console: Console, results: records.Results) -> int:
     return 0
 
 
-def _list_cells(console: Console, planned: list[Cell], done: dict[str, Any]) -> None:
+def _list_cells(console: Console, planned: list[Cell], done: dict[str, Any], threads: int) -> None:
+    estimator = Estimator(done.values(), threads=threads)
+    seconds_to_do = 0.0
     for cell in planned:
-        status = done[cell.id]["status"] if cell.id in done else "to do"
-        console.print(Text(f"{status:10} {printable(cell.title)}  ({cell.steps} steps)"), soft_wrap=True)
-    console.print(f"{len(planned)} cells, {sum(cell.id not in done for cell in planned)} to do")
+        status, about = "to do", estimator.cell(cell)
+        words = f"{cell.steps} steps, about {_time(about.wall_s)} and {about.memory_bytes / 2**30:.1f} GiB"
+        if cell.id in done:
+            status, words = done[cell.id]["status"], f"{cell.steps} steps"
+        else:
+            seconds_to_do += about.wall_s
+        console.print(Text(f"{status:10} {printable(cell.title)}  ({words})"), soft_wrap=True)
+    to_do = sum(cell.id not in done for cell in planned)
+    words = f", about {_time(seconds_to_do)} by estimate" if to_do else ""
+    console.print(f"{len(planned)} cells, {to_do} to do{words}")
+
+
+def seconds(given: str) -> float:
+    """Seconds of a time such as 90, 90s, 9m or 1.5h.
+
+    Raises:
+        InvalidInput: it has another form.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", given)
+    require(match is not None, "time", given, "a number with s, m or h, e.g. 90s, 9m or 1.5h")
+    assert match is not None
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def _time(wall_s: float) -> str:
+    return f"{wall_s:.0f} s" if wall_s < 90 else f"{wall_s / 60:.0f} min" if wall_s < 5400 else f"{wall_s / 3600:.1f} h"
 
 
 def _environment_row(name: str, found: dict[str, Any]) -> list[str | Text]:
@@ -322,8 +444,12 @@ def _precisions(given: list[str] | None) -> tuple[Any, ...]:
     return tuple(given or ())
 
 
-def _choice(field: str, given: str | None) -> Choice | None:
-    require(given is None or given in cells.CHOICES, field, given, "both, on or off")
+def _decoders() -> int:
+    return max(1, (os.cpu_count() or 1) - 1)
+
+
+def _choice(field: str, given: str | None) -> suites.Choice | None:
+    require(given is None or given in suites.CHOICES, field, given, "both, on or off")
     return given  # type: ignore[return-value]
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from swav_bench.cells import SUITES, Goals
 from swav_bench.records import Record, Results
+from swav_bench.suites import SUITES, Goals
 from swav_spec.errors import InvalidInput, require
 
 
 def goals_of(record: Record) -> Goals | None:
     """What this record's suite asks of it; None where the suite asks nothing, or of another data set or recipe."""
     cell = record["cell"]
-    suite = SUITES.get(cell["suite"])
-    if suite is None or (cell["dataset"], cell["recipe"]) != (suite.dataset, suite.recipe):
-        return None
-    return suite.goals
+    matrices = SUITES[cell["suite"]].matrices if cell["suite"] in SUITES else ()
+    asked = (
+        matrix.goals for matrix in matrices if (matrix.dataset, matrix.recipe) == (cell["dataset"], cell["recipe"])
+    )
+    return next(asked, None)
 
 
 def check(results: Results) -> tuple[int, list[str]]:
@@ -33,7 +34,7 @@ def check(results: Results) -> tuple[int, list[str]]:
             misses.append(f"{record['cell']['id']}: {record['status']}, {record['reason']}")
         else:
             misses += [f"{record['cell']['id']}: {miss}" for miss in _misses(record, goals)]
-    with_goals = ", ".join(name for name, suite in SUITES.items() if suite.goals)
+    with_goals = ", ".join(name for name, suite in SUITES.items() if any(matrix.goals for matrix in suite.matrices))
     if not judged:
         raise InvalidInput(f"{results.name} has no record of a suite with goals ({with_goals})")
     return judged, misses

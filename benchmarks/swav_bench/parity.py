@@ -39,6 +39,7 @@ def key(cell: Cell) -> str:
     """Name of what is compared: cells that share it have the same first step, whatever implementation or queue."""
     fields = cell.to_dict()
     same = {name: fields[name] for name in ("precision", "recipe", "dataset", "batch", "multi_crop", "seed")}
+    same |= {name: fields[name] for name in ("network", "crops") if fields[name]}
     return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -20,7 +20,7 @@ class Display:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._total = self._missing = self._ended = 0
+        self._total = self._ended = self._skipped = 0
         self._walls: dict[str, list[float]] = {}
         self._todo: list[str] = []
 
@@ -55,7 +55,7 @@ class Display:
     def cell_ended(self, record: Record) -> None:
         """The cell has its record."""
         self._ended += 1
-        self._todo.pop(0)
+        self._todo.remove(record["cell"]["implementation"])
         self._learn(record)
         status = record["status"]
         line = Text(f"[{self._ended:{len(str(self._total))}}/{self._total}] ")
@@ -67,8 +67,19 @@ class Display:
             line.append(f", {left} left", style="dim")
         self.console.print(line, soft_wrap=True)
 
+    def cell_skipped(self, cell: Cell) -> None:
+        """There is no time left for the cell."""
+        self._todo.remove(cell.implementation)
+        self._skipped += 1
+
     def end(self) -> None:
         """After the last cell, or when the run is stopped."""
+        if self._skipped:
+            self.note(
+                f"The time budget is over: {self._skipped} of {self._total} cells are not run. "
+                "The same command goes on with them."
+            )
+            self._skipped = 0
 
     def time_left(self) -> str:
         """About how long the cells that are still to run will take; empty while nothing is known or left."""
@@ -120,8 +131,13 @@ class TerminalDisplay(Display):
         self._bars.update(self._run, completed=self._ended, said=self._left())
         self._bars.update(self._cell, visible=False)
 
+    def cell_skipped(self, cell: Cell) -> None:
+        super().cell_skipped(cell)
+        self._bars.update(self._cell, visible=False)
+
     def end(self) -> None:
         self._bars.stop()
+        super().end()
 
     def _left(self) -> str:
         left = self.time_left()
@@ -144,14 +160,27 @@ def summary(record: Record) -> str:
     ]
     if record["status"] != "ok":
         return " ".join(words) + f" {printable(record['reason'])}"
-    words.append(f"{record['timing']['samples_per_s']:>8,.0f} samples/s")
-    learning, accuracy = record["learning"], record["accuracy"]
+    words += _figures(record)
+    return " ".join(words)
+
+
+def _figures(record: Record) -> list[str]:
+    """What was found, by the cell's task."""
+    largest, kernels, learning, accuracy = (
+        record[part] for part in ("largest_batch", "kernels", "learning", "accuracy")
+    )
+    if largest:
+        beyond = f"{largest['smallest_too_large']} does not" if largest["smallest_too_large"] else "the largest tried"
+        return [f"batch {largest['batch']} fits, {beyond}"]
+    if kernels:
+        return [f"{len(kernels)} single operations"]
+    words = [f"{record['timing']['samples_per_s']:>8,.0f} samples/s"]
     if learning:
         words.append(f" loss {learning['final_loss']:.2f} of {learning['ln_k']:.2f}")
     if accuracy:
         beside = f"raw {accuracy['raw_knn_top1']:.3f}, random {accuracy['random_knn_top1']:.3f}"
         words.append(f" kNN {accuracy['knn_top1']:.3f} ({beside})")
-    return " ".join(words)
+    return words
 
 
 def printable(text: object) -> str:

@@ -105,6 +105,18 @@ def load(folder: Path) -> Results:
     return Results(name=folder.resolve().name, plan=plan, records=[*ordered, *records.values()], problems=problems)
 
 
+def machine(record: Record) -> str:
+    """The processor that a record's figures are of: the GPU, or the CPU and how many threads it offers.
+
+    Figures of different ones are never compared or ranked.
+    """
+    here = record["environment"]
+    if record["cell"]["device"] == "gpu":
+        names = [gpu["name"] for gpu in here["gpus"]]
+        return names[0] if names else str((here["implementation"] or {}).get("device", "unknown GPU"))
+    return f"{here['cpu']} with {here['cpu_count']} hardware threads"
+
+
 def finished(folder: Path) -> dict[str, Record]:
     """Cell id -> its newest record."""
     return _newest(folder / RECORDS)[0]

@@ -23,6 +23,12 @@ from swav_bench import records
         (["run", "--queue", "maybe"], "queue = 'maybe': must be both, on or off"),
         (["run", "--python", "jax"], "python = 'jax': must be NAME=INTERPRETER"),
         (["run", "--timeout", "0"], "timeout = 0.0: must be more than 0 seconds"),
+        (["run", "--time-budget", "soon"], "time = 'soon': must be a number with s, m or h"),
+        (["run", "--time-budget", "0m"], "time budget = 0.0: must be more than 0 seconds"),
+        (["run", "--network", "vgg"], "network = 'vgg': must be one of resnet50"),
+        (["run", "--crops", "2x32"], "crops = '2x32': must be 2 times COUNTxSIZE"),
+        (["run", "--input", "tape"], "input = 'tape': must be one of resident, stream, views"),
+        (["run", "--suite", "accuracy", "-i", "plain"], "implementation = 'plain': must be one of numpy, torch"),
         (["run", "--out", "/proc/nowhere", "-i", "fake:Fake"], "must be a folder that can be written"),
         (["run", "-i", "fake:WithoutGpu", "--device", "gpu"], "fake:WithoutGpu cannot use a GPU here: device = 'gpu'"),
         (["report", "nowhere"], "must be a folder with records.jsonl"),
@@ -71,8 +77,20 @@ def test_a_dry_run_lists_the_cells_and_writes_nothing(command, tmp_path):
     done = command("run", "--dry-run")
     assert done.returncode == 0
     assert done.stdout.count("to do ") == 24
-    assert "24 cells, 24 to do" in done.stdout
+    assert re.search(r"24 cells, 24 to do, about \d+ min by estimate", done.stdout)
+    assert len(re.findall(r"\(\d+ steps, about \d+ s and \d+\.\d GiB\)", done.stdout)) == 24
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suite", ["imagenet-shapes", "full"])
+def test_a_suite_for_gpus_is_rehearsed_on_a_cpu(command, tmp_path, suite):
+    done = command("run", "--suite", suite, "--rehearse", "-i", "fake:WithMaths", "--time-budget", "5m")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = records.load(tmp_path / "results" / f"{suite}-rehearsal").records
+    assert {record["status"] for record in found} == {"ok"}
+    assert {record["cell"]["device"] for record in found} == {"cpu"}
+    tasks = {record["cell"]["task"] for record in found}
+    assert tasks == ({"train"} if suite == "imagenet-shapes" else {"train", "kernels", "largest_batch"})
 
 
 def test_a_run_ends_with_the_table_and_the_report_and_check_judges_it(command, images, tmp_path):

@@ -61,3 +61,13 @@ def test_other_data_has_no_goals(record):
     assert goals.goals_of(record(dataset="digits")) is None
     with pytest.raises(InvalidInput, match="no record of a suite with goals"):
         check(record(dataset="digits"))
+
+
+def test_suites_without_goals_and_unknown_ones_ask_for_nothing(record):
+    for suite in ("imagenet-shapes", "full", "of-another-version"):
+        asked = record()
+        asked["cell"] = asked["cell"] | {"suite": suite}
+        assert goals.goals_of(asked) is None
+    five_seeds = record()
+    five_seeds["cell"] = five_seeds["cell"] | {"suite": "accuracy"}
+    assert goals.goals_of(five_seeds) == goals.goals_of(record())

@@ -77,6 +77,7 @@ def test_cells_are_compared_across_implementations_and_queues_only(cell):
     same = [cell(), cell("Wrong"), cell(queue_rows=64), cell(repeat=1), cell(mode="eager")]
     assert len({parity.key(one) for one in same}) == 1
     other = [cell(), cell(seed=1), cell(batch=32), cell(multi_crop=True), cell(precision="float32")]
+    other += [cell(network="resnet18-cifar"), cell(crops="2x16+4x8")]
     assert len({parity.key(one) for one in other}) == len(other)
 
 

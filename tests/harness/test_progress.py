@@ -58,6 +58,19 @@ def test_the_time_left_is_each_implementation_s_own(shown, cell, record):
     assert display.time_left() == ""
 
 
+def test_cells_that_a_time_budget_leaves_out_are_counted_at_the_end(shown, cell, record):
+    display, file = shown
+    display.start(cells=3, missing=[cell(), cell("Slow"), cell(seed=1)], done=[])
+    display.cell_ended(record(wall_s=60.0))
+    display.cell_skipped(cell("Slow"))
+    assert display.time_left() == "about 60 s"
+    display.cell_skipped(cell(seed=1))
+    assert display.time_left() == ""
+    assert "time budget" not in file.getvalue()
+    display.end()
+    assert "The time budget is over: 2 of 3 cells are not run. The same command goes on with them." in file.getvalue()
+
+
 def test_nothing_is_promised_before_anything_is_known(shown, cell):
     display, _ = shown
     display.start(cells=1, missing=[cell()], done=[])
@@ -78,3 +91,12 @@ def test_names_and_reasons_are_shown_as_they_are_and_do_nothing(shown, cell, rec
         assert words in text
     assert "\x07" not in text
     assert "\x1b]" not in text
+
+
+def test_other_tasks_say_what_they_found(record):
+    done = record() | {"status": "ok", "reason": None}
+    found = {"batch": 40, "smallest_too_large": 42, "step": 2, "tries": []}
+    assert progress.summary(done | {"largest_batch": found}).endswith("batch 40 fits, 42 does not")
+    all_fit = found | {"smallest_too_large": None}
+    assert progress.summary(done | {"largest_batch": all_fit}).endswith("the largest tried")
+    assert progress.summary(done | {"kernels": [{}, {}]}).endswith("2 single operations")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
 from swav_bench import environment, records
+from swav_bench.cells import cell_id
 from swav_bench.records import BROKEN, RECORDS
 from swav_spec.errors import InvalidInput
+
+CARD = {"name": "Example H200", "memory_bytes": 1, "driver": "1", "power_limit_w": None}
 
 
 @pytest.fixture
@@ -129,3 +134,54 @@ def test_the_schema_says_what_every_field_means(record):
     text = records.resources.files("swav_bench").joinpath("schema/record-2.json").read_text()
     schema = json.loads(text)
     assert set(record()) == set(schema["required"]) == set(schema["properties"])
+
+
+#: Written by version 0.1.0: two cells that went well and one that did not, of four that were planned. Never to change.
+FROZEN = Path(__file__).parent / "frozen" / "schema-1"
+
+
+def test_records_of_schema_1_are_read_as_they_were_meant():
+    old = [json.loads(line) for line in (FROZEN / RECORDS).read_text().splitlines()]
+    found = records.load(FROZEN).records
+    assert [record["schema"] for record in old] == [1, 1, 1]
+    assert [record["status"] for record in found] == ["ok", "ok", "oom", "not_run"]
+    for before, after in zip(old, found, strict=False):
+        records.validate(before)
+        records.validate(after)
+        assert (after["schema"], after["cell"]["id"]) == (2, before["cell"]["id"])
+        assert after["cell"]["task"] == "train"
+        assert cell_id({k: v for k, v in after["cell"].items() if k not in ("id", "queue")}) == before["cell"]["id"]
+        assert after["parts"] is after["overhead"] is after["kernels"] is after["largest_batch"] is None
+    for before, after in zip(old[:2], found, strict=False):
+        told = before["accuracy"]
+        assert told == after["learning"] | after["accuracy"]
+        assert after["timing"]["input_wait_share"] is None
+        assert before["timing"].items() <= after["timing"].items()
+    assert found[2]["learning"] is found[2]["accuracy"] is None
+
+
+def test_a_folder_of_schema_1_is_continued_byte_for_byte(tmp_path, record):
+    folder = tmp_path / "old"
+    shutil.copytree(FROZEN, folder)
+    before = (folder / RECORDS).read_bytes()
+    assert records.repair(folder) == []
+    records.append(folder, record())
+    assert (folder / RECORDS).read_bytes().startswith(before)
+    assert [found["schema"] for found in records.load(folder).records] == [2] * 5
+
+
+def test_the_committed_demo_is_read_whatever_its_schema():
+    results = records.load(Path(__file__).parents[2] / "results" / "demo-cpu")
+    assert results.problems == []
+    assert {record["schema"] for record in results.records} == {records.SCHEMA}
+
+
+def test_devices_are_told_apart_by_the_gpu_or_the_cpu(record):
+    here = record()["environment"] | {"cpu": "Example CPU", "cpu_count": 4}
+    on_cpu = record() | {"environment": here | {"gpus": [CARD]}}
+    assert records.machine(on_cpu) == "Example CPU with 4 hardware threads"
+    on_gpu = on_cpu | {"cell": on_cpu["cell"] | {"device": "gpu"}}
+    assert records.machine(on_gpu) == "Example H200"
+    told = {"framework": "fake", "device": "Example GPU"}
+    unseen = on_gpu | {"environment": here | {"gpus": [], "implementation": told}}
+    assert records.machine(unseen) == "Example GPU"

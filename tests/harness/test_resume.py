@@ -47,6 +47,25 @@ def test_a_stopped_run_goes_on_with_the_missing_cells(command, arguments, tmp_pa
     assert sorted(cell["seed"] for cell in cells) == list(range(SEEDS))
 
 
+def test_a_time_budget_leaves_a_report_and_the_rest_to_the_next_run(command, arguments, tmp_path):
+    """Six cells of more than a second and a half each do not go into nine seconds."""
+    six = [*arguments, "--seed", 3, "--seed", 4, "--seed", 5]
+    done = command(*six, "--time-budget", "9s")
+    assert done.returncode == 0, done.stderr
+    assert "[1/6] ok" in done.stdout
+    file, table = (tmp_path / "results" / name for name in (records.RECORDS, "report.csv"))
+    count = len(file.read_bytes().splitlines())
+    assert 1 <= count < 6
+    assert f"The time budget is over: {6 - count} of 6 cells are not run." in done.stdout
+    assert table.read_text().count("not_run") == 6 - count
+    assert f"6 cells, {6 - count} to do" in command(*six, "--dry-run").stdout
+    again = command(*six, "--time-budget", "1h")
+    assert again.returncode == 0, again.stderr
+    assert "time budget" not in again.stdout
+    assert len(file.read_bytes().splitlines()) == 6
+    assert "not_run" not in table.read_text()
+
+
 def _children_after(parent, file, lines):
     """Processes of the run once so many cells have ended and the next one's has started."""
     deadline = time.monotonic() + 60

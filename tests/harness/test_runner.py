@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 import uuid
 
 import pytest
 
 from swav_bench import children, records, runner
 from swav_bench.derive import derive
+from swav_bench.estimate import Estimate
 from swav_spec.errors import InvalidInput
 
 
@@ -55,6 +57,7 @@ def test_a_collapse_is_not_ok(run, cell, images_with_test):
 FAILURES = {
     "Segfaulting": ("error", "killed by signal 11 (SIGSEGV) while training"),
     "Full": ("oom", "Unable to allocate"),
+    "Limited": ("oom", "Unable to allocate"),
     "FullGpu": ("oom", "CUDA out of memory"),
     "Exiting": ("error", "exit code 7 while compiling: the last thing it said"),
     "NotFinite": ("error", "scores of view 1 were not finite in step 12"),
@@ -156,6 +159,48 @@ def test_a_full_disk_is_one_sentence_and_leaves_whole_lines(run, cell, tmp_path,
     with pytest.raises(InvalidInput, match="the disk is full"):
         run(cell(seed=1))
     assert (tmp_path / "results" / records.RECORDS).read_bytes() == before
+
+
+class Known:
+    """Estimates that are as long as a cell's seed says."""
+
+    def __init__(self, known, *, threads):
+        pass
+
+    def learn(self, record):
+        pass
+
+    def cell(self, cell):
+        return Estimate(wall_s=float(cell.seed), memory_bytes=0)
+
+
+def test_within_a_time_budget_what_is_too_long_is_left_for_the_next_run(run, cell, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "Estimator", Known)
+    cells = [cell(seed=seed) for seed in (3000, 1, 2000, 2)]  # the first is tried whatever is expected of it
+    assert [record["status"] for record in run(*cells, budget_s=60)] == ["ok", "ok", "not_run", "ok"]
+    found = records.load(tmp_path / "results").records
+    assert [(record["cell"]["seed"], record["status"]) for record in found] == [
+        (3000, "ok"),
+        (1, "ok"),
+        (2000, "not_run"),
+        (2, "ok"),
+    ]
+    before = (tmp_path / "results" / records.RECORDS).read_bytes()
+    assert [record["status"] for record in run(*cells)] == ["ok"] * 4
+    assert (tmp_path / "results" / records.RECORDS).read_bytes().startswith(before)
+
+
+def test_a_cell_that_the_end_of_the_budget_stops_is_not_run_and_no_timeout(run, cell, tmp_path, monkeypatch):
+    mark = f"mark-{uuid.uuid4()}"
+    monkeypatch.setenv("FAKE_MARK", mark)
+    started = time.monotonic()
+    found = run(cell("Hanging"), cell(), timeout_s=300, budget_s=6)
+    assert [record["status"] for record in found] == ["not_run", "not_run"]
+    assert time.monotonic() - started < 30
+    assert not (tmp_path / "results" / records.RECORDS).exists()
+    assert mark not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    (record,) = run(cell("Hanging"), timeout_s=6, budget_s=300)
+    assert record["status"] == "timeout"
 
 
 def test_what_is_not_installed_is_said_before_anything_runs(run, cell, tmp_path):
