@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from swav_spec import loss, optimizer, queue, sinkhorn, views
-from swav_spec.config import Config, Execution
+from swav_spec.config import Cropped, Execution
 from swav_spec.contract import Part
 from swav_spec.errors import require
 from swav_spec.multicrop import CropPlan
@@ -60,5 +60,5 @@ class NumpyImplementation:
     queue_push = staticmethod(queue.queue_push)
     larc_sgd = staticmethod(optimizer.larc_sgd)
 
-    def views(self, images: np.ndarray, plan: CropPlan, config: Config) -> list[np.ndarray]:
+    def views(self, images: np.ndarray, plan: CropPlan, config: Cropped) -> list[np.ndarray]:
         return views.views(images, plan, config)

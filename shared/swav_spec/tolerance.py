@@ -24,10 +24,14 @@ SAFETY = 8.0
 SMALLEST_CODE = 1e-30
 
 
-def error(actual: np.ndarray, expected: np.ndarray) -> float:
+def error(actual: np.ndarray, expected: np.ndarray, *, scale: float = 0.0) -> float:
     """max|actual - expected| / max|expected|; infinite where shapes differ or a value is not finite.
 
     Against an array of zeros the plain largest difference counts.
+
+    Args:
+        actual, expected: arrays.
+        scale: of what was added up to make them, where that is more than the sum: it is divided by instead.
     """
     actual, expected = np.asarray(actual), np.asarray(expected)
     if actual.shape != expected.shape:
@@ -37,7 +41,7 @@ def error(actual: np.ndarray, expected: np.ndarray) -> float:
     difference = np.abs(actual.astype(np.float64) - expected.astype(np.float64)).max()
     if not np.isfinite(difference):
         return math.inf
-    return float(difference / (np.abs(expected.astype(np.float64)).max() or 1.0))
+    return float(difference / (max(np.abs(expected.astype(np.float64)).max(), scale) or 1.0))
 
 
 def bound(precision: Precision, *, depth: float = 1, gain: float = 1) -> float:

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from swav_spec.testing.assertions import assert_golden
+from swav_spec.testing.assertions import assert_golden, assert_golden_scores
 from swav_spec.testing.golden import cases, codes_of_ranks, views_and_batch
-from swav_spec.testing.shards import sinkhorn_in_shards
+from swav_spec.testing.subject import Subject
 
 pytestmark = pytest.mark.needs("maths")
 
@@ -15,43 +15,31 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = cases(GOLDEN, "b_loss_world1", "b_loss_world2")
 
 
-def sinkhorn_rows(implementation, precision, case):
-    """[A][ranks] scores given to Sinkhorn: the queue's with this step's prototypes, then the view's own."""
-    views, batch = views_and_batch(case)
+@pytest.mark.parametrize("case", [c for c in CASES if c.about["queue_rows_local"]], ids=lambda case: case.name)
+def test_queue_joins_in_front(implementation, precision, case):
+    rows, (views, batch) = case.about["queue_rows_local"], views_and_batch(case)
     prototypes = implementation.normalize_rows(implementation.to_device(case.input("W_raw", precision)))
     scores = case.input("scores", precision)
-    queues = case.input("queue_before", precision)
-    given = [[] for _ in case.about["crops_for_assign"]]
-    for rank, of_rank in enumerate(scores.reshape(len(scores), views, batch, -1)):
-        rows = queues.shape[2]
-        queued = None
-        if rows:
-            queue = implementation.to_device(queues[rank])
-            queued = implementation.to_host(implementation.queue_read(queue, rows, prototypes))
-        for slot, view in enumerate(case.about["crops_for_assign"]):
-            own = of_rank[view]
-            given[slot].append(own if queued is None else np.concatenate([queued[slot], own]))
-    return given
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_queue_joins_in_front(implementation, precision, case):
-    for slot, of_ranks in enumerate(sinkhorn_rows(implementation, precision, case)):
-        expected = case.output("sinkhorn_in", precision)[:, slot]
-        assert_golden(np.stack(of_ranks), expected, precision=precision, what=f"{case.name}, rows of slot {slot}")
+    for rank, queue in enumerate(case.input("queue_before", precision)):
+        queued = implementation.to_host(implementation.queue_read(implementation.to_device(queue), rows, prototypes))
+        own = scores[rank].reshape(views, batch, -1)[list(case.about["crops_for_assign"])]
+        given = np.concatenate([queued, own], axis=1)
+        expected = case.output("sinkhorn_in", precision)[rank]
+        assert_golden_scores(given, expected, precision=precision, what=f"{case.name}, rows of rank {rank}")
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_codes(implementation, precision, case):
     _, batch = views_and_batch(case)
     settings = {"epsilon": case.about["epsilon"], "iterations": case.about["sinkhorn_iterations"]}
-    for slot, of_ranks in enumerate(sinkhorn_rows(implementation, precision, case)):
+    for slot in range(len(case.about["crops_for_assign"])):
+        of_ranks = list(case.output("sinkhorn_in", precision)[:, slot])
         expected = case.output("q", precision)[:, slot]
         what = f"{case.name}, codes of slot {slot}"
         kept = codes_of_ranks(implementation, of_ranks, batch, case.about)
         assert_golden(kept, expected, precision=precision, what=what)
         if len(of_ranks) > 1:
-            apart = sinkhorn_in_shards(implementation, of_ranks, keep=batch, **settings)
+            apart = Subject(implementation).sinkhorn_in_shards(of_ranks, keep=batch, **settings)
             assert_golden(np.stack(apart), expected, precision=precision, what=f"{what}, each rank its own")
         else:
             scores = implementation.to_device(of_ranks[0])

@@ -8,7 +8,7 @@ import pytest
 from swav_spec.errors import InvalidInput
 from swav_spec.testing.assertions import assert_codes_close, assert_golden
 from swav_spec.testing.golden import cases
-from swav_spec.testing.shards import sinkhorn_in_shards
+from swav_spec.testing.subject import Subject
 
 pytestmark = pytest.mark.needs("maths")
 
@@ -47,7 +47,7 @@ def test_codes(implementation, precision, case):
 @pytest.mark.parametrize("case", OF_TWO_RANKS, ids=lambda case: case.name)
 def test_codes_of_two_ranks(implementation, precision, case):
     halves = np.split(case.input("scores", precision), 2)
-    codes = np.concatenate(sinkhorn_in_shards(implementation, halves, **settings(case)))
+    codes = np.concatenate(Subject(implementation).sinkhorn_in_shards(halves, **settings(case)))
     assert_golden(codes, case.output("q", precision), precision=precision, what=case.name)
 
 

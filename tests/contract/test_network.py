@@ -1,11 +1,14 @@
-"""Modules of the framework against a forward pass in NumPy, on sides that do not divide by the strides."""
+"""Modules of the framework against a forward pass in NumPy: stages of several blocks, a side that no stride divides.
+
+Several resolutions, and sides that strides do divide, are the business of the properties and of the traces.
+"""
 
 import numpy as np
 import pytest
 
 from swav_spec.config import Config, CropGroup, Network, Schedule
 from swav_spec.network import initial_weights, is_buffer
-from swav_spec.testing.assertions import assert_close, dtype_of
+from swav_spec.testing.assertions import assert_close, dtype_of, is_low
 from swav_spec.testing.reference import Reference
 
 pytestmark = pytest.mark.needs("trainer")
@@ -26,7 +29,7 @@ DEPTH = 13 * 4
 def config(request):
     return Config(
         batch=5,
-        crops=(CropGroup(19, 2, (0.1, 1.0)), CropGroup(10, 2, (0.1, 1.0))),
+        crops=(CropGroup(19, 2, (0.1, 1.0)),),
         network=NETWORKS[request.param],
         schedule=Schedule(steps=2, base_lr=0.1),
     )
@@ -46,6 +49,8 @@ def weights_of(config):
 
 def test_forward_pass_and_statistics(implementation, precision, config):
     rng = np.random.default_rng(2)
+    # Low roundings do not line up: all layers' together come to a few.
+    depth = 4 if is_low(precision) else DEPTH
     views = [rng.normal(size=(count * config.batch, side, side, 3)) for side, count in config.resolutions]
     on_device = [implementation.to_device(view.astype(dtype_of(precision))) for view in views]
     weights = weights_of(config)
@@ -57,11 +62,11 @@ def test_forward_pass_and_statistics(implementation, precision, config):
         expected = reference.forward(expected_state, views, train=train)
         for name, part, wanted in zip(("features", "embeddings", "scores"), found, expected, strict=True):
             what = f"{name}, {'batch' if train else 'running'} statistics"
-            assert_close(implementation.to_host(part), wanted, precision=precision, depth=DEPTH, what=what)
+            assert_close(implementation.to_host(part), wanted, precision=precision, depth=depth, what=what)
 
     state, _ = implementation.step_on_views(state, on_device)
     expected_state, _ = reference.step_on_views(expected_state, views)
     arrays = implementation.to_arrays(state)
     for name, wanted in reference.to_arrays(expected_state).items():
         if is_buffer(name):
-            assert_close(arrays[name], wanted, precision=precision, depth=DEPTH, what=name)
+            assert_close(arrays[name], wanted, precision=precision, depth=depth, what=name)

@@ -1,4 +1,8 @@
-"""Implementations are judged by the tolerances of swav_spec.tolerance and swav_spec.testing.assertions alone."""
+"""Implementations are judged by the tolerances of swav_spec.tolerance and swav_spec.testing.assertions alone.
+
+So is the specification itself, by independent libraries and by hand. What is not the rounding of arithmetic is no
+tolerance: a margin of chance, of a clock or of clipped pixels stands under a name of its own, with its reason.
+"""
 
 import ast
 from pathlib import Path
@@ -7,9 +11,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 HOMES = {ROOT / "shared/swav_spec/tolerance.py", ROOT / "shared/swav_spec/testing/assertions.py"}
-#: Where implementations are judged and compared. Tests of data, statistics and the harness have no rule in common.
+#: Where the specification and implementations are judged and compared. Tests of data and of the harness compare
+#: percentages of a few digits, scikit-learn's probabilities, shares of pixels: no rule would be theirs in common.
 PLACES = (
     "shared/swav_spec/testing",
+    "tests/spec",
     "tests/contract",
     "tests/parity",
     "tests/meta",

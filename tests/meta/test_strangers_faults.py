@@ -3,7 +3,7 @@
 import pytest
 
 from swav_spec.testing import faults
-from swav_spec.testing.strangers_faults import STRANGERS_FAULTS
+from swav_spec.testing.strangers_faults import STRANGERS_FAULTS, WRITTEN_AFTERWARDS
 
 
 @pytest.mark.parametrize("fault", STRANGERS_FAULTS, ids=lambda fault: fault.what)
@@ -12,4 +12,7 @@ def test_is_found(fault):
     assert outcome.status == "failed", f"survived {fault.target}"
     # A crash would be found by anything; the property itself has to see the difference.
     assert not outcome.crashed, outcome.reason
-    print(f"{fault.target}: {outcome.reason}")
+
+
+def test_written_afterwards_names_their_killers():
+    assert {fault.target for fault in STRANGERS_FAULTS} >= WRITTEN_AFTERWARDS

@@ -41,13 +41,15 @@ def test_bounds():
     settings = {"iterations": 3, "epsilon": 0.05}
     small = tolerance.codes_log_bound("float32", largest_score=0.01, **settings)
     assert small == tolerance.bound("float32", depth=12)
-    assert tolerance.codes_log_bound("float32", largest_score=1.0, **settings) == pytest.approx(20 * small)
+    large = tolerance.codes_log_bound("float32", largest_score=1.0, **settings)
+    assert_close(large, 20 * small, precision="float64", what="bound of scores up to 1")
 
 
 def test_log_error():
     codes = np.array([[0.5, 0.5, 1e-40]])
     assert tolerance.log_error(codes, codes) == 0.0
-    assert tolerance.log_error(np.array([[0.25, 0.75, 0.0]]), codes) == pytest.approx(math.log(2))
+    half = tolerance.log_error(np.array([[0.25, 0.75, 0.0]]), codes)
+    assert_close(half, math.log(2), precision="float64", what="half the code")
     assert tolerance.log_error(np.array([[0.0, 1.0, 0.0]]), codes) == math.inf
     assert tolerance.log_error(-codes, codes) == math.inf
     assert tolerance.log_error(codes[:, :2], codes) == math.inf
@@ -100,7 +102,7 @@ def test_cancelled_bias_is_measured_by_its_weight():
     expected = {"projection_head.0.bias": np.array([1e-17]), "projection_head.0.weight": np.array([[2.0]])}
     actual = expected | {"projection_head.0.bias": np.array([2e-8])}
     errors = gradient_errors(actual, expected)
-    assert errors["projection_head.0.bias"] == pytest.approx(1e-8)
+    assert_close(errors["projection_head.0.bias"], 1e-8, precision="float64", what="2e-8 over 2")
     assert_gradients_close(actual, expected, precision="float32", what="gradients")
     with pytest.raises(AssertionError, match=r"gradients, projection_head\.0\.bias"):
         assert_gradients_close(actual, expected, precision="float64", what="gradients")
@@ -113,9 +115,16 @@ def test_trace_bounds_widen_with_what_has_happened():
     float32 = np.array([1.0, 1.00001, 1.0, 1.0])
     spread = np.array([0.0, 0.0, 0.0, 0.01])
     assert trace_bounds(float32, float64, spread, precision="float64").tolist() == [tolerance.FLOAT64_BOUND] * 4
-    assert trace_bounds(float32, float64, spread, precision="float32") == pytest.approx([1e-5, 1e-4, 1e-4, 0.03])
+    bounds = trace_bounds(float32, float64, spread, precision="float32")
+    assert_close(bounds, [1e-5, 1e-4, 1e-4, 0.03], precision="float64", what="bounds")
     nothing_yet = np.array([[math.nan], [1.0]])
     assert_trace(nothing_yet, nothing_yet, nothing_yet, np.zeros(2), precision="float64", what="queue")
+    # A bound of 1 or more tells nothing: there the values need only be numbers.
+    wide = np.full(4, 1e6)
+    assert_trace(float64 + 5, float32, float64, wide, precision="bfloat16", what="loss")
+    for wrong in (float64 * math.nan, float64[:, None]):
+        with pytest.raises(AssertionError, match=r"loss, step 0: (not finite|shape)"):
+            assert_trace(wrong, float32, float64, wide, precision="bfloat16", what="loss")
     with pytest.raises(AssertionError, match="queue, step 0: must not exist yet"):
         assert_trace(np.ones((2, 1)), nothing_yet, nothing_yet, np.zeros(2), precision="float64", what="queue")
     with pytest.raises(AssertionError, match="loss, step 1: error"):

@@ -23,6 +23,8 @@ CONFIG = Config(
 MANY = np.arange(4000)
 #: Standard deviations of a rate over thousands of draws that chance may take it away from its mean.
 SIGMAS = 5
+#: Of a crop's plan, on one core that others share; 5 us by design.
+MOST_SECONDS = 50e-6
 
 
 def plan_of(samples=MANY, config=CONFIG, *, seed=0, epoch=0, heights=96, widths=80, **options):
@@ -99,13 +101,12 @@ def test_the_last_sample_of_the_last_epoch_is_as_quick_as_the_first():
 
 
 def test_a_crop_costs_microseconds():
-    """5 us on one core by design; ten times that on a machine that many share."""
     times = []
     for _ in range(3):
         begin = time.perf_counter()
         plan_of(MANY)
         times.append(time.perf_counter() - begin)
-    assert min(times) / (len(MANY) * CONFIG.views) < 50e-6
+    assert min(times) / (len(MANY) * CONFIG.views) < MOST_SECONDS
 
 
 @pytest.mark.parametrize(("height", "width"), [(96, 80), (480, 640), (32, 32), (3, 500), (500, 3), (2, 2), (1, 1)])
@@ -130,8 +131,9 @@ def test_scale_is_area_and_ratio_is_width_over_height():
         assert ratio.min() >= 3 / 4 - 0.01
         assert ratio.max() <= 4 / 3 + 0.01
     # The small crops always fit, so nothing is drawn again: area is uniform, the ratio's logarithm too.
-    assert abs(area.mean() - np.mean(SCALES[1])) < 0.001
-    assert abs(np.log(ratio).mean()) < 0.01
+    for drawn, (low, high) in ((area, SCALES[1]), (np.log(ratio), np.log((3 / 4, 4 / 3)))):
+        deviation = (high - low) / math.sqrt(12 * drawn.size)
+        assert abs(drawn.mean() - (low + high) / 2) <= SIGMAS * deviation
     assert abs((ratio > 1).mean() - 0.5) < 0.02
 
 

@@ -3,7 +3,7 @@
 A suite is worth what it refuses. Each fault is a mistake that people make in SwAV, written as a change of a
 line of swav_spec or of the reference network; a copy of the package with that change is loaded under another
 name and judged by the unchanged properties. Edits marked harmless change no result, and must survive.
-`python -m swav_spec.testing.faults PATH` plants them all and writes who killed which.
+fault_page.py plants them all and writes who killed which.
 """
 
 from __future__ import annotations
@@ -112,52 +112,6 @@ def killer(fault: Fault) -> suite.Outcome | None:
             if outcome.status == "failed":
                 return outcome
     return None
-
-
-def table(killed: dict[str, str]) -> str:
-    """The page of faults, in Markdown.
-
-    Args:
-        killed: what of each fault -> name of the property that found it.
-    """
-    statements = {item.name: item.statement for item in all_properties()}
-    lines = [
-        "# Planted faults, and what finds them",
-        "",
-        f"{sum(map(len, FAULTS.values()))} faults are planted one at a time in a copy of the specification; each is",
-        f"found by the property beside it. {len(HARMLESS)} edits that change no result survive every property.",
-        "Written by `python -m swav_spec.testing.faults tests/FAULTS.md`.",
-    ]
-    for idea, faults in FAULTS.items():
-        lines += ["", f"## {idea[0].upper()}{idea[1:]}", "", "| fault | found by |", "|---|---|"]
-        lines += [f"| {fault.what} | `{killed[fault.what]}` |" for fault in faults]
-    lines += ["", "## Survive, as they should", ""]
-    lines += [f"- {fault.what} (`{fault.file}.py`)" for fault in HARMLESS]
-    lines += ["", "## The properties named above", "", "| property | statement |", "|---|---|"]
-    # A bar would end the cell.
-    named = {name: text.replace("|", r"\|") for name, text in statements.items() if name in killed.values()}
-    lines += [f"| `{name}` | {text} |" for name, text in named.items()]
-    return "\n".join(lines) + "\n"
-
-
-def main(arguments: list[str]) -> int:
-    """Plants every fault and writes the page; 1 if one survives or a harmless edit does not."""
-    (path,) = arguments
-    killed = {}
-    for fault in (fault for faults in FAULTS.values() for fault in faults):
-        outcome = killer(fault)
-        if outcome is None:
-            print(f"survived: {fault.what}")
-            return 1
-        killed[fault.what] = outcome.property.name
-        print(f"{outcome.property.name:60s} {fault.what}: {outcome.reason[:100]}")
-    for fault in HARMLESS:
-        outcome = killer(fault)
-        if outcome is not None:
-            print(f"found, but harmless: {fault.what} by {outcome.property.name}: {outcome.reason}")
-            return 1
-    Path(path).write_text(table(killed), encoding="utf-8")
-    return 0
 
 
 _SINKHORN = (
@@ -920,6 +874,3 @@ HARMLESS = (
         "constant_values=0.0",
     ),
 )
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

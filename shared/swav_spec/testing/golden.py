@@ -80,7 +80,8 @@ def replay(
     """A recorded training of prototypes alone (files c and f) through an implementation's Maths.
 
     The embeddings of every step are given; prototypes learn by LARC and SGD. Several ranks share the assignment
-    (here as one of all their rows) and the mean of their gradients, and keep a queue each.
+    (here as one of all their rows) and the mean of their gradients, and keep a queue each. Scores in TF32 are in no
+    file: there the queue's are of full precision, as the batch's own are always.
 
     Args:
         implementation: of Device and Maths.
@@ -117,7 +118,11 @@ def replay(
                 count = counts[rank] if rows_in is None else rows * int(rows_in[rank, step, slot] > batch)
                 queued = implementation.queue_read(queues[rank][slot : slot + 1], count, prototypes) if rows else None
                 own = scores[rank, view]
-                of_ranks.append(own if queued is None else np.concatenate([host(queued)[0], own]))
+                if queued is not None:
+                    full = precision == "tf32"
+                    before = host(queues[rank])[slot] @ used.T if full else host(queued)[0]
+                    own = np.concatenate([before, own])
+                of_ranks.append(own)
             given.append(of_ranks)
         codes = np.stack([codes_of_ranks(implementation, of_ranks, batch, about) for of_ranks in given], axis=1)
         losses, gradients = [], []

@@ -2,14 +2,17 @@
 
 All were written from the specification's source alone and fixed before any was planted; the property beside each
 is the first that found it. About half of them turned out to be in faults.py too, in the same words or in effect.
-The one of network.py and the one of multicrop.py survived: no property looked at initial weights, nor at what two
-crops of different resolutions have in common. The two properties beside them were written then.
+Two survived: no property looked at initial weights, nor at what two crops of different resolutions have in common.
 """
 
 from __future__ import annotations
 
 from swav_spec.testing.faults import Fault
 
+#: Properties written because the fault beside them survived all there were.
+WRITTEN_AFTERWARDS = frozenset(
+    {"network.initial-weights-have-their-distributions", "multicrop.crops-of-a-sample-are-independent"}
+)
 STRANGERS_FAULTS = (
     Fault(
         "sharded Sinkhorn scales by the shard's own maximum, not the one over all shards",

@@ -40,6 +40,12 @@ def exact(array: np.ndarray) -> np.ndarray:
     return np.asarray(array, dtype=np.float32).astype(np.float64)
 
 
+def coarse(array: np.ndarray) -> np.ndarray:
+    """Rounded to the 11 bits of TF32's numbers, as float64: products of them are exact in TF32 and in float32."""
+    mantissa, exponent = np.frexp(np.asarray(array, dtype=np.float64))
+    return np.ldexp(np.round(np.ldexp(mantissa, 11)), exponent - 11)
+
+
 def arrays(shape: tuple[int, ...], largest: float = 1.0) -> SearchStrategy[np.ndarray]:
     """Numbers in [-largest, largest], of any kind of `bulk`."""
     return st.builds(lambda kind, seed: exact(largest * bulk(kind, shape, seed)), st.sampled_from(KINDS), seeds)

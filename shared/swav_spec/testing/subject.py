@@ -61,6 +61,14 @@ class Subject:
     def sinkhorn(self, scores: np.ndarray, **settings: Any) -> np.ndarray:
         return self.to_host(self.implementation.sinkhorn(self.to_device(scores), **settings))
 
+    def sinkhorn_in_shards(self, shards: Sequence[np.ndarray], **settings: Any) -> list[np.ndarray]:
+        """Codes of each shard's rows, from one assignment over the rows of all shards together."""
+
+        def run(shard: np.ndarray, all_max: Callable, all_sum: Callable) -> np.ndarray:
+            return self.sinkhorn(shard, all_max=all_max, all_sum=all_sum, **settings)
+
+        return all_reduced(shards, run, self)
+
     def sinkhorn_as_given(self, scores: np.ndarray, **settings: Any) -> np.ndarray:
         """`sinkhorn` of scores in their own dtype."""
         return self.to_host(self.implementation.sinkhorn(self._in(scores), **settings))

@@ -20,7 +20,7 @@ from swav_spec.testing.properties import Property, all_properties
 from swav_spec.testing.subject import Subject
 
 #: Of the properties and of how they are drawn; changes whenever a verdict could.
-VERSION = "1.0"
+VERSION = "1.1"
 Status = Literal["passed", "failed", "not applicable"]
 
 

@@ -13,7 +13,7 @@ from swav_spec.loss import swapped_loss
 from swav_spec.multicrop import crop_plan
 from swav_spec.network import BN_SUFFIXES, is_buffer, parameter_names, tensor_shapes
 from swav_spec.testing import runs
-from swav_spec.testing.assertions import assert_close, assert_same, assert_within
+from swav_spec.testing.assertions import assert_close, assert_same, assert_within, is_low
 from swav_spec.testing.properties import holds
 from swav_spec.testing.properties.multicrop import FALSE_ALARM, chance_bound, picture
 from swav_spec.testing.runs import SCENARIOS
@@ -26,6 +26,11 @@ TRAINER = ("init", "step_on_views", "loss_and_grads", "forward", "to_arrays", "f
 run_seeds = st.integers(0, 15)
 scenarios = st.sampled_from(tuple(SCENARIOS))
 FEW = 0.07
+
+
+def depth_of(subject: Subject, depth: float) -> float:
+    """Roundings one after another: where products are low, one of theirs, and the gain tells what the others add."""
+    return 1 if is_low(subject.precision) else depth
 
 
 @holds("initial_weights", seed=st.integers(0, 2**32 - 1), block=st.sampled_from(("conv", "basic", "bottleneck")))
@@ -284,7 +289,8 @@ def samples_keep_their_rows(subject: Subject, scenario: str, seed: int) -> None:
     )
     for name, actual, expected in zip(("features", "embeddings", "scores"), permuted, outputs, strict=True):
         rows = expected.reshape(config.views, config.batch, -1)[:, order].reshape(expected.shape)
-        assert_close(actual, rows, precision=subject.precision, depth=len(rows[0]), gain=4, what=f"{scenario}: {name}")
+        depth = depth_of(subject, len(rows[0]))
+        assert_close(actual, rows, precision=subject.precision, depth=depth, gain=4, what=f"{scenario}: {name}")
 
 
 @holds(*TRAINER, "embed", "assign", seed=run_seeds, share=FEW)
@@ -299,13 +305,13 @@ def whole_images_are_embedded_as_eval_mode_does(subject: Subject, seed: int) -> 
         features, embeddings = (subject.to_host(array) for array in mine.embed(state, given))
         same = reference.from_arrays(config, mine.to_arrays(state))
         wanted = reference.embed(same, images)
+        depth = depth_of(subject, 2 * len(tensor_shapes(config.network)))
         for name, actual, expected in zip(("features", "embeddings"), (features, embeddings), wanted, strict=True):
-            depth = 2 * len(tensor_shapes(config.network))
             assert_close(actual, expected, precision=subject.precision, depth=depth, gain=4, what=f"{scenario}: {name}")
         scores = reference.forward(same, [views.normalised(images, config)], train=False)[2]
         chosen = subject.to_host(mine.assign(state, given))
         lost = scores.max(axis=1) - scores[np.arange(len(scores)), chosen]
-        allowed = bound(subject.precision, depth=2 * len(tensor_shapes(config.network)), gain=4)
+        allowed = bound(subject.precision, depth=depth, gain=4)
         assert (lost <= allowed).all(), f"{scenario}: assigned to {chosen}, the nearest are {scores.argmax(axis=1)}"
 
 
@@ -321,7 +327,7 @@ def a_step_from_pixels_is_a_step_on_their_views(subject: Subject, scenario: str,
     parts, _ = mine.step_on_views(runs.start(subject, config, seed), ready)
     first, second = (mine.to_arrays(state) for state in (whole, parts))
     assert sorted(first) == sorted(second), f"{scenario}: arrays {sorted(set(first) ^ set(second))}"
-    depth = 2 * len(tensor_shapes(config.network))
+    depth = depth_of(subject, 2 * len(tensor_shapes(config.network)))
     for name, value in second.items():
         if name.startswith("model/") and not name.endswith("num_batches_tracked"):
             assert_close(

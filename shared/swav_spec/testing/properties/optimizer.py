@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import hypothesis.strategies as st
 import numpy as np
 
@@ -9,7 +11,7 @@ from swav_spec import optimizer as specification
 from swav_spec.network import parameter_names
 from swav_spec.schedule import learning_rates
 from swav_spec.testing import runs
-from swav_spec.testing.assertions import assert_close, assert_same
+from swav_spec.testing.assertions import assert_close, assert_same, is_low
 from swav_spec.testing.properties import holds
 from swav_spec.testing.properties.network import FEW, TRAINER, run_seeds
 from swav_spec.testing.strategies import TENSORS, Update, updates
@@ -25,11 +27,41 @@ def stepped(subject: Subject, update: Update, **changes):
     return subject.larc_sgd(update.params, update.grads, update.momentum, **{**update.settings, **changes})
 
 
-def close(subject: Subject, actual: np.ndarray | None, expected: np.ndarray | None, what: str) -> None:
+def close(
+    subject: Subject, actual: np.ndarray | None, expected: np.ndarray | None, what: str, scale: float = 0.0
+) -> None:
     """Tensors or buffers agree as far as rounding lets them; or both are missing."""
     assert (actual is None) == (expected is None), f"{what}: {actual!r} against {expected!r}"
     if expected is not None:
-        assert_close(actual, expected, precision=subject.maths, depth=DEPTH, what=what)
+        assert_close(actual, expected, precision=subject.maths, depth=DEPTH, scale=scale, what=what)
+
+
+class Scales(NamedTuple):
+    """Sizes of what a step adds up. The sums may be far smaller: a gradient can cancel the decay, a buffer both.
+
+    Attributes:
+        update: trust ratio times (|g| + decay |p|), largest elements.
+        buffer: the same and the decayed buffer.
+        param: the tensor and the rate times the buffer.
+    """
+
+    update: float
+    buffer: float
+    param: float
+
+
+def scales(update: Update, name: str, decay: float = 0.9) -> Scales:
+    """Of a tensor that has a gradient; zeros of one that has none."""
+    p, g, before = update.params[name], update.grads[name], update.momentum[name]
+    if g is None:
+        return Scales(0.0, 0.0, 0.0)
+    p_norm, g_norm, wd = np.linalg.norm(p), np.linalg.norm(g), update.weight_decay
+    ratio = 1.0
+    if p_norm and g_norm:
+        ratio = update.trust * p_norm / (g_norm + wd * p_norm + specification.LARC_EPSILON)
+    moved = float(ratio * (np.abs(g).max() + wd * np.abs(p).max()))
+    buffer = moved + (0.0 if before is None else decay * float(np.abs(before).max()))
+    return Scales(moved, buffer, float(np.abs(p).max()) + update.lr * buffer)
 
 
 def trained(update: Update) -> list[str]:
@@ -46,8 +78,9 @@ def equals_the_specification(subject: Subject, update: Update) -> None:
     )
     assert set(params) == set(expected), f"tensors {sorted(params)} against {sorted(expected)}"
     for name in expected:
-        close(subject, momentum.get(name), expected_momentum[name], f"buffer of {name}")
-        close(subject, params[name], expected[name], name)
+        size = scales(update, name)
+        close(subject, momentum.get(name), expected_momentum[name], f"buffer of {name}", size.buffer)
+        close(subject, params[name], expected[name], name, size.param)
 
 
 @holds("larc_sgd", update=updates())
@@ -76,8 +109,9 @@ def a_zero_norm_is_plain_sgd(subject: Subject, update: Update, which: str) -> No
     for name, value in update.params.items():
         before = update.momentum[name]
         buffer = update.grads[name] if before is None else 0.9 * before + update.grads[name]
-        close(subject, momentum[name], buffer, f"buffer of {name} with zero {which}")
-        close(subject, params[name], value - update.lr * buffer, f"{name} with zero {which}")
+        size = scales(update, name)
+        close(subject, momentum[name], buffer, f"buffer of {name} with zero {which}", size.buffer)
+        close(subject, params[name], value - update.lr * buffer, f"{name} with zero {which}", size.param)
 
 
 @holds("larc_sgd", update=updates())
@@ -86,9 +120,10 @@ def the_rate_is_outside_the_buffer(subject: Subject, update: Update) -> None:
     params, momentum = stepped(subject, update)
     _, other = stepped(subject, update, lr=update.lr * 2)
     for name in trained(update):
-        close(subject, other[name], momentum[name], f"buffer of {name} at twice the rate")
+        size = scales(update, name)
+        close(subject, other[name], momentum[name], f"buffer of {name} at twice the rate", size.buffer)
         expected = update.params[name] - update.lr * momentum[name].astype(np.float64)
-        close(subject, params[name], expected, f"{name} minus rate times buffer")
+        close(subject, params[name], expected, f"{name} minus rate times buffer", size.param)
 
 
 @holds("larc_sgd", update=updates(), decay=st.sampled_from((0.0, 0.5, 0.9)))
@@ -99,7 +134,7 @@ def a_buffer_decays_and_adds(subject: Subject, update: Update, decay: float) -> 
     for name in trained(update):
         before = update.momentum[name]
         expected = first[name].astype(np.float64) + (0.0 if before is None else decay * before)
-        close(subject, momentum[name], expected, f"buffer of {name}")
+        close(subject, momentum[name], expected, f"buffer of {name}", scales(update, name, decay).buffer)
 
 
 @holds("larc_sgd", update=updates())
@@ -114,7 +149,8 @@ def every_rank_is_scaled(subject: Subject, update: Update) -> None:
         decayed = np.linalg.norm(g + update.weight_decay * p)
         norm = update.trust * p_norm * decayed / (g_norm + update.weight_decay * p_norm + specification.LARC_EPSILON)
         found = np.linalg.norm(momentum[name].astype(np.float64))
-        assert_close(found, norm, precision=subject.maths, depth=DEPTH, what=f"norm of the buffer of {name}")
+        size = scales(update, name).update * np.sqrt(p.size)
+        close(subject, found, norm, f"norm of the buffer of {name}", size)
 
 
 @holds("larc_sgd", update=updates())
@@ -126,8 +162,9 @@ def tensors_do_not_see_each_other(subject: Subject, update: Update) -> None:
             **{part: {name: getattr(update, part)[name]} for part in ("params", "grads", "momentum")}
         )
         alone_params, alone_momentum = stepped(subject, alone)
-        close(subject, params[name], alone_params[name].astype(np.float64), f"{name} alone")
-        close(subject, momentum.get(name), alone_momentum.get(name), f"buffer of {name} alone")
+        size = scales(update, name)
+        close(subject, params[name], alone_params[name].astype(np.float64), f"{name} alone", size.param)
+        close(subject, momentum.get(name), alone_momentum.get(name), f"buffer of {name} alone", size.buffer)
 
 
 @holds(*TRAINER, seed=run_seeds, share=FEW)
@@ -160,4 +197,6 @@ def training_updates_by_the_rule(subject: Subject, seed: int) -> None:
                 continue
             if wanted is not None:
                 step.close(subject, found, wanted, step.gains.grads[name], f"buffer of {name}")
-            step.close(subject, step.after[f"model/{name}"], expected[name], 1.0, name)
+            # A step may round its products otherwise than the gradients that were shown, which in float32 is no matter.
+            gain = step.gains.after[f"model/{name}"] if is_low(subject.precision) else 1.0
+            step.close(subject, step.after[f"model/{name}"], expected[name], gain, name)

@@ -1,4 +1,7 @@
-"""What is true of the queue of embeddings, against a list of everything that was ever pushed."""
+"""What is true of the queue of embeddings, against a list of everything that was ever pushed.
+
+What is multiplied are numbers that TF32 holds, so that scores are judged alike in every precision.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,14 @@ from swav_spec.testing import runs
 from swav_spec.testing.assertions import assert_close, assert_same
 from swav_spec.testing.properties import holds, machine
 from swav_spec.testing.properties.network import FEW, TRAINER, run_seeds
-from swav_spec.testing.strategies import arrays, exact, generator, seeds
+from swav_spec.testing.strategies import arrays, coarse, exact, generator, seeds
 from swav_spec.testing.subject import Subject
 
 #: (assigned views A, batch B, steps until full, dimension D); rows R = batch * steps.
 SIZES = ((1, 1, 1, 2), (1, 1, 2, 2), (2, 2, 2, 3), (2, 3, 4, 3), (2, 1, 3, 2))
 PROTOTYPES = 3
+#: Of queued embeddings, a power of 2: numbers of 11 bits of this size would not survive in a queue of float16.
+SMALL = 2.0**-20
 
 
 @machine("queue_read", "queue_push", share=0.5)
@@ -39,7 +44,7 @@ def is_a_list(subject: Subject) -> type[RuleBasedStateMachine]:
         @rule(seed=seeds, zero=st.booleans())
         def push(self, seed, zero):
             self.history.append(f"push({seed=}, {zero=})")
-            embeddings = exact(generator(seed).normal(size=(len(self.pushed), self.batch, self.dimension)))
+            embeddings = SMALL * coarse(generator(seed).normal(size=(len(self.pushed), self.batch, self.dimension)))
             if zero:  # a dead network's embedding; it must not look like an empty row
                 embeddings[:, -1] = 0.0
             self.queue, self.count = subject.queue_push(self.queue, self.count, embeddings)
@@ -53,7 +58,7 @@ def is_a_list(subject: Subject) -> type[RuleBasedStateMachine]:
         @precondition(lambda self: hasattr(self, "queue"))
         @invariant()
         def is_read_when_full(self):
-            prototypes = exact(generator(self.count).normal(size=(PROTOTYPES, self.dimension)))
+            prototypes = coarse(generator(self.count).normal(size=(PROTOTYPES, self.dimension)))
             scores = subject.queue_read(self.queue, self.count, prototypes)
             total = len(self.pushed[0])
             if total < self.rows:
@@ -89,12 +94,12 @@ def the_newest_are_in_front(subject: Subject, size: tuple[int, ...], seed: int) 
     assert count == batch, f"count {count} after the first {batch} rows"
 
 
-@holds("queue_read", prototypes=arrays((PROTOTYPES, 2)), size=st.sampled_from(SIZES[:2]), seed=seeds)
+@holds("queue_read", prototypes=arrays((PROTOTYPES, 2)).map(coarse), size=st.sampled_from(SIZES[:2]), seed=seeds)
 def read_with_the_given_prototypes(subject: Subject, prototypes: np.ndarray, size: tuple[int, ...], seed: int) -> None:
     """A full queue is read as its embeddings times the prototypes given now; one row short of full it is not read."""
     assigned, batch, steps, dimension = size
     rows = batch * steps
-    queue = exact(generator(seed).normal(size=(assigned, rows, dimension)))
+    queue = coarse(generator(seed).normal(size=(assigned, rows, dimension)))
     assert subject.queue_read(queue, rows - 1, prototypes) is None, f"read with {rows - 1} of {rows} rows filled"
     scores = subject.queue_read(queue, rows, prototypes)
     assert scores is not None, "a full queue is not read"

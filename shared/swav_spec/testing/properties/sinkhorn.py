@@ -15,7 +15,7 @@ from swav_spec.testing import pot
 from swav_spec.testing.assertions import assert_close, assert_codes_close
 from swav_spec.testing.properties import holds
 from swav_spec.testing.strategies import SETTINGS, SHAPES, Problem, exact, generator, problems, seeds
-from swav_spec.testing.subject import Subject, all_reduced
+from swav_spec.testing.subject import Subject
 
 
 def log_bound(subject: Subject, problem: Problem, *, like: np.ndarray | None = None, iterations: int = 0) -> float:
@@ -230,18 +230,19 @@ def keep_is_a_slice(subject: Subject, problem: Problem, seed: int) -> None:
 
 
 @holds(
-    "sinkhorn:all_sum", "sinkhorn:all_max", problem=problems(settings=SETTINGS[:2]), cut=st.integers(0, 12), share=0.3
+    "sinkhorn:all_sum",
+    "sinkhorn:all_max",
+    problem=problems(settings=SETTINGS[:2]),
+    # Few, since some frameworks compile for every number of rows: empty shards in either place, even and uneven ones.
+    cut=st.sampled_from((0, 1, 5, 12)),
+    share=0.3,
 )
 def shards_equal_the_whole(subject: Subject, problem: Problem, cut: int) -> None:
     """Rows spread over shards, unequal or empty ones too, get the codes of the undivided rows."""
     rows = len(problem.scores)
     at = cut % (rows + 1)
     shards = np.split(problem.scores, [at, (at + rows) // 2])
-
-    def run(shard, all_max, all_sum):
-        return subject.sinkhorn(shard, all_max=all_max, all_sum=all_sum, **problem.settings)
-
-    sharded = np.concatenate(all_reduced(shards, run, subject))
+    sharded = np.concatenate(subject.sinkhorn_in_shards(shards, **problem.settings))
     same(subject, problem, sharded, codes(subject, problem), f"codes in shards of {[len(s) for s in shards]} rows")
 
 
