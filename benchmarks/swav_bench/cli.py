@@ -59,6 +59,8 @@ app = typer.Typer(
     epilog="Start with: [bold]swav-bench run --suite demo[/bold]   (24 small cells on a CPU, a few minutes)",
 )
 
+#: Panels of `swav-bench --help`.
+MEASURE, USE, JUDGE = "Measure", "Train, and use what was learnt", "Judge and look"
 #: Panels of `swav-bench run --help`.
 MATRIX = "Which cells (by default those of the suite; lists by naming an option again)"
 HOW = "How they are run"
@@ -99,13 +101,14 @@ def _app(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
     [bold]run[/bold] measures cell after cell, each in its own process; run again, it goes on where it stopped.
     [bold]report[/bold] makes report.html, report.md, report.csv and plots from the records.
+    [bold]train[/bold] learns features of your own images; [bold]conform[/bold] judges an implementation of yours.
     """
     if version:
         print(__version__)
         raise typer.Exit
 
 
-@app.command()
+@app.command(rich_help_panel=MEASURE)
 def run(
     suite: Annotated[str, typer.Option(metavar="NAME", help="What to measure; see `swav-bench list`.")] = "demo",
     out: Annotated[Path | None, _option("FOLDER", "Results; by default results/SUITE.", panel=None)] = None,
@@ -226,19 +229,19 @@ def run(
     sys.exit(_run(console, folder, planned, options))
 
 
-@app.command()
+@app.command(rich_help_panel=MEASURE)
 def report(folder: Folder) -> None:
     """Make report.html, report.md, report.csv and plots from a folder's records."""
     _write_report(_console(), folder)
 
 
-@app.command()
+@app.command(rich_help_panel=MEASURE)
 def check(folder: Folder) -> None:
     """Check from the records that every cell is ok and has learnt what its suite asks for; exit code 1 if not."""
     sys.exit(_check(_console(), records.load(folder)))
 
 
-@app.command()
+@app.command(rich_help_panel=MEASURE)
 def env(python: Annotated[list[str] | None, _option(*PYTHON, panel=None)] = None) -> None:
     """Show this machine, the frameworks and devices found, and what to install for what is missing."""
     console, interpreters = _console(), children.interpreters(python)
@@ -263,20 +266,20 @@ def env(python: Annotated[list[str] | None, _option(*PYTHON, panel=None)] = None
         console.print(Text(f"To add {line}"), soft_wrap=True)
 
 
-app.command("show-crops")(show_crops.command)
-app.command("train")(train.command)
-app.command("convert")(convert.command)
-app.command("evaluate")(evaluate.command)
-app.command("embed")(embed.command)
-app.command("assign")(assign.command)
-app.command("protocol")(protocol.command)
-app.command("curves")(curves.command)
-app.command("compare")(compare.command)
-app.command("merge")(merge.command)
-app.command("index")(index.command)
+app.command("show-crops", rich_help_panel=JUDGE)(show_crops.command)
+app.command("train", rich_help_panel=USE)(train.command)
+app.command("convert", rich_help_panel=USE)(convert.command)
+app.command("evaluate", rich_help_panel=USE)(evaluate.command)
+app.command("embed", rich_help_panel=USE)(embed.command)
+app.command("assign", rich_help_panel=USE)(assign.command)
+app.command("protocol", rich_help_panel=USE)(protocol.command)
+app.command("curves", rich_help_panel=USE)(curves.command)
+app.command("compare", rich_help_panel=MEASURE)(compare.command)
+app.command("merge", rich_help_panel=MEASURE)(merge.command)
+app.command("index", rich_help_panel=MEASURE)(index.command)
 
 
-@app.command()
+@app.command(rich_help_panel=JUDGE)
 def conform(
     implementation: Annotated[
         str, typer.Argument(metavar="NAME", help="package.module:Class of your own, or torch, jax, tensorflow, numpy.")
@@ -317,7 +320,7 @@ def conform(
     sys.exit(code)
 
 
-@app.command("list")
+@app.command("list", rich_help_panel=MEASURE)
 def list_() -> None:
     """List suites, implementations, recipes, networks and data sets."""
     console = _console()
@@ -353,9 +356,10 @@ def _run(console: Console, folder: Path, planned: list[Cell], options: runner.Op
         return INTERRUPTED
     finally:
         shown.end()
-    from swav_bench.report import comparison_table
+    from swav_bench.report import terminal_tables
 
-    console.print(comparison_table(found))
+    for table in terminal_tables(found):
+        console.print(table)
     reached = [record for record in found if record["status"] != "not_run"]
     failed = sum(record["status"] != "ok" for record in reached)
     code = FAILED if failed else 0

@@ -288,6 +288,10 @@ class Measurement:
         if callable(getattr(trainer, "encoder_step", None)):
             with self._noting_failure("timing the bare encoder"):
                 self.found["overhead"] = overhead.measure(trainer, state, plan, train_s)
+            if trainer.execution.mode == "cudagraph":
+                notes.append(
+                    "the bare encoder ran eagerly beside steps that ran as CUDA graphs: the overhead is too low"
+                )
         else:
             notes.append("overhead is not known: the implementation has no encoder_step")
         if self.job.get("parts") and "overhead" in self.found:

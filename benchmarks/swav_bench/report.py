@@ -144,9 +144,23 @@ def differences(folder: Path) -> list[str]:
     return sorted(path.as_posix() for path in different)
 
 
-def comparison_table(found: Sequence[Record]) -> Table:
-    """The main table for a terminal: a line for each implementation at each setting."""
+def terminal_tables(found: Sequence[Record]) -> list[Table]:
+    """The report's tables for a terminal: the comparison, single operations, largest batches."""
     data = study(found)
+    tables = [comparison_table(data)] if data.rows or not data.asides else []
+    for pivot in aside_tables(data, str, str, lambda setting: _setting_label(data, setting)):
+        table = Table(title=_text(f"{pivot.metric.title} ({pivot.metric.unit})"), title_justify="left")
+        table.add_column("size" if pivot.metric.path[0] == "kernels" else "setting", no_wrap=True)
+        for label, _ in pivot.columns:
+            table.add_column(_text(label), justify="right")
+        for line in pivot.lines:
+            table.add_row(_text(line.label), *[_terminal(cell) for cell in line.cells])
+        tables.append(table)
+    return tables
+
+
+def comparison_table(data: Study) -> Table:
+    """The main table for a terminal: a line for each implementation at each setting."""
     columns, groups = main_table(data)
     table = Table(title="SwAV, by setting and implementation", caption=_text(scope(data)), header_style="bold")
     table.add_column("implementation", no_wrap=True)

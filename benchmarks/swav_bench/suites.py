@@ -201,7 +201,9 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
         "kernels": Suite(
             description="single operations: Sinkhorn, loss, queue, optimizer, views, at small and published sizes",
             matrices=(
-                _change(_IMAGENET, implementations=_PLAIN, multi_crop="on", task="kernels", precisions=("float32",)),
+                _change(
+                    _IMAGENET, implementations=_PLAIN | _PEERS, multi_crop="on", task="kernels", precisions=("float32",)
+                ),
             ),
             device="gpu",
             timeout_s=900,

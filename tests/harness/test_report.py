@@ -379,7 +379,7 @@ def test_hostile_names_are_text(tmp_path):
     for path in (where / "plots").glob("*.svg"):
         assert not ET.parse(path).getroot().findall(".//{*}script")
     console = Console(width=200, file=io.StringIO())
-    console.print(report.comparison_table(made))
+    console.print(*report.terminal_tables(made))
     assert "[red](javascript:alert(1))" in console.file.getvalue()
     assert "\u202e" not in console.file.getvalue()
 
@@ -440,7 +440,8 @@ def test_an_empty_folder_of_results_gives_a_report_or_a_sentence(tmp_path):
         report.write_report(tmp_path)
     (tmp_path / records.RECORDS).write_bytes(b"")
     assert "There are no records yet" in report.write_report(tmp_path).read_text(encoding="utf-8")
-    assert report.comparison_table([]).row_count == 0
+    (empty,) = report.terminal_tables([])
+    assert empty.row_count == 0
 
 
 def test_a_broken_line_is_told(tmp_path):
@@ -453,7 +454,7 @@ def test_a_broken_line_is_told(tmp_path):
 
 def test_the_terminal_shows_every_row(mixed):
     console = Console(width=160, file=io.StringIO())
-    console.print(report.comparison_table(mixed))
+    console.print(*report.terminal_tables(mixed))
     text = console.file.getvalue()
     assert sum(text.count(name) for name in ("torch eager ", "jax jit ", "tensorflow graph ")) >= 24
     for word in ("collapsed", "wrong", "out of memory", "not run"):
@@ -574,6 +575,14 @@ def test_kernels_and_largest_batches_have_tables_of_their_own(tmp_path):
     assert "not 576" in page
     results = records.load(synthetic.write(tmp_path, made))
     assert "## Single operations and largest batches" in report.as_markdown(results, data, [])
+
+
+def test_the_terminal_shows_single_operations_and_largest_batches():
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(*report.terminal_tables([synthetic.kernels("torch"), synthetic.largest_batch("torch", 512)]))
+    text = console.export_text()
+    assert all(words in text for words in ("sinkhorn (µs)", "4096x3000", "5,000", "Largest batch", "512"))
+    assert "by setting and implementation" not in text
 
 
 def test_kernels_alone_give_a_report(tmp_path):
