@@ -44,7 +44,7 @@ class JaxImplementation(JaxDevice):
         self._normalize_rows = self.jit(lambda array: optimizer.normalize_rows(sinkhorn.widened(array)))
         self._sinkhorn = self.jit(sinkhorn.sinkhorn, static_argnames=("iterations", "keep"))
         self._swapped_loss = self.jit(loss.swapped_loss, static_argnames="assigned")
-        self._queue_read = self.jit(lambda *arrays: queue.queue_read(*map(sinkhorn.widened, arrays)))
+        self._queue_read = self.jit(lambda *arrays: queue.queue_read(*map(sinkhorn.widened, arrays), self._numbers))
         self._queue_push = self.jit(queue.queue_push)
         self._larc_sgd = self.jit(_larc_sgd)
         self._views = self.jit(multicrop.views, static_argnames="sizes")

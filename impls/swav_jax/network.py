@@ -37,6 +37,11 @@ class Numbers(NamedTuple):
     compute: jnp.dtype
     products: lax.Precision
 
+    @property
+    def after_head(self) -> lax.Precision:
+        """How products after the projection head are taken: bfloat16 ends there, and no TF32 reaches them then."""
+        return self.products if self.compute == self.master else lax.Precision.HIGHEST
+
 
 NUMBERS: Mapping[Precision, Numbers] = {
     "float64": Numbers(np.dtype("float64"), np.dtype("float64"), lax.Precision.HIGHEST),
@@ -267,9 +272,9 @@ def _tree(tensors: Mapping[str, Array]) -> dict[str, Any]:
     )
 
 
-def prototype_scores(embeddings: Array, prototypes: Array) -> Array:
-    """[..., D] embeddings and [K, D] prototypes to their cosines [..., K], never in less than full float32."""
-    return jnp.einsum("...d,kd->...k", embeddings, prototypes, precision=lax.Precision.HIGHEST)
+def prototype_scores(embeddings: Array, prototypes: Array, numbers: Numbers) -> Array:
+    """[..., D] embeddings and [K, D] prototypes to their cosines [..., K]."""
+    return jnp.einsum("...d,kd->...k", embeddings, prototypes, precision=numbers.after_head)
 
 
 def imported(name: str, array: np.ndarray) -> np.ndarray:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax import Array
 
-from swav_jax.network import prototype_scores
+from swav_jax.network import Numbers, prototype_scores
 
 
-def queue_read(queue: Array, prototypes: Array) -> Array:
+def queue_read(queue: Array, prototypes: Array, numbers: Numbers) -> Array:
     """Scores [A, R, K] of the queued embeddings [A, R, D] with this step's normalised prototypes [K, D]."""
-    return prototype_scores(queue, prototypes)
+    return prototype_scores(queue, prototypes, numbers)
 
 
 def queue_push(queue: Array, embeddings: Array) -> Array:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import Array, lax
+from jax import Array
 
 from swav_jax.network import Numbers, exported, imported, pooled_features
 from swav_jax.optimizer import transformation
@@ -98,9 +98,7 @@ def forward(
     """Logits [N, C] of views [N, size, size, 3], and the new running statistics (the old ones unless `train`)."""
     trunk = {name: tensor for name, tensor in params.items() if name not in (WEIGHT, BIAS)}
     features, statistics = pooled_features(network, numbers, trunk, statistics, view, train=train)
-    # As in the network, float32 products are TF32 in that precision alone; bfloat16 ends with the backbone.
-    products = numbers.products if numbers.compute == numbers.master else lax.Precision.HIGHEST
-    logits = jnp.matmul(features.astype(numbers.master), params[WEIGHT], precision=products) + params[BIAS]
+    logits = jnp.matmul(features.astype(numbers.master), params[WEIGHT], precision=numbers.after_head) + params[BIAS]
     return logits, statistics
 
 

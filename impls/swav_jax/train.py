@@ -83,23 +83,26 @@ def assess(config: Config, numbers: Numbers, arrays: Arrays, views: Sequence[Arr
     def network(params: dict[str, Array]):
         (_, projections), statistics = encode(config.network, numbers, params, arrays.statistics, views, train=True)
         embeddings = normalize_rows(projections.astype(numbers.master))
-        return prototype_scores(embeddings, params[PROTOTYPES]), (embeddings, statistics)
+        return prototype_scores(embeddings, params[PROTOTYPES], numbers), (embeddings, statistics)
 
     scores, pull_back, (embeddings, statistics) = jax.vjp(network, arrays.params, has_aux=True)
     scores = scores.reshape(config.views, config.batch, -1)
     embeddings = embeddings.reshape(config.views, config.batch, -1)
     own = np.array(config.assigned)
 
-    codes, finite = assign(config, scores[own], arrays.queue, prototypes, use_queue)
+    codes, finite = assign(config, numbers, scores[own], arrays.queue, prototypes, use_queue)
     loss, gradient = swapped_loss(scores, codes, temperature=config.temperature, assigned=config.assigned)
     (gradients,) = pull_back(gradient.reshape(-1, gradient.shape[-1]))
     return Assessment(loss, gradients, statistics, embeddings[own], codes, finite)
 
 
-def assign(config: Config, scores: Array, queue: Array, prototypes: Array, use_queue: Array) -> tuple[Array, Array]:
+def assign(
+    config: Config, numbers: Numbers, scores: Array, queue: Array, prototypes: Array, use_queue: Array
+) -> tuple[Array, Array]:
     """Codes of the assigned views, with the queue's rows if it is used; one branch of the program or the other runs.
 
     Args:
+        config, numbers: of the run.
         scores: [A, B, K] of the assigned views.
         queue: [A, R, D].
         prototypes: [K, D], normalised.
@@ -119,7 +122,7 @@ def assign(config: Config, scores: Array, queue: Array, prototypes: Array, use_q
         return codes_of(scores)
     return lax.cond(
         use_queue,
-        lambda: codes_of(jnp.concatenate([queue_read(queue, prototypes), scores], axis=1)),
+        lambda: codes_of(jnp.concatenate([queue_read(queue, prototypes, numbers), scores], axis=1)),
         lambda: codes_of(scores),
     )
 
@@ -186,7 +189,7 @@ def run_encoder(
     arrays = with_normalized_prototypes(arrays)
     (features, projections), _ = encode(config.network, numbers, arrays.params, arrays.statistics, views, train=train)
     embeddings = normalize_rows(projections.astype(numbers.master))
-    scores = prototype_scores(embeddings, arrays.params[PROTOTYPES])
+    scores = prototype_scores(embeddings, arrays.params[PROTOTYPES], numbers)
     return features.astype(numbers.master), embeddings, scores
 
 

@@ -10,7 +10,7 @@ from swav_spec.errors import InvalidInput
 from swav_spec.multicrop import central_plan, crop_plan
 from swav_spec.network import initial_weights, is_buffer
 from swav_spec.supervised import BIAS, WEIGHT, Supervised, classifier_shapes
-from swav_spec.testing.assertions import assert_close, assert_gradients_close, assert_same, dtype_of
+from swav_spec.testing.assertions import assert_close, assert_gradients_close, assert_same, dtype_of, is_low
 from swav_spec.testing.images import random_images
 from swav_spec.testing.supervised_reference import SupervisedReference
 from swav_spec.tolerance import bound, error
@@ -174,8 +174,10 @@ def test_asking_changes_nothing_and_depends_on_the_image_alone(implementation, p
     # The same number of images, so that no program is compiled anew: the first one again and again.
     repeated = CENTRAL._replace(index=np.zeros_like(CENTRAL.index))
     first = implementation.to_host(implementation.classify(state, implementation.to_device(IMAGES), repeated))
-    assert_close(first, np.repeat(logits[:1], len(IMAGES), axis=0), precision=precision, depth=DEPTH, what="logits")
-    assert error(logits, first) > bound(precision, depth=DEPTH), "images are told apart"
+    # The same program on the same image: in low precision its products round alike, whatever stands beside.
+    depth = 4 if is_low(precision) else DEPTH
+    assert_close(first, np.repeat(logits[:1], len(IMAGES), axis=0), precision=precision, depth=depth, what="logits")
+    assert error(logits, first) > bound(precision, depth=depth), "images are told apart"
     after = implementation.classifier_arrays(state)
     for name, value in before.items():
         assert_same(after[name], value, what=name)

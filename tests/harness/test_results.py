@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from swav_bench import goals, index, records, report
+from swav_bench import curves, goals, index, records, report
 
 RESULTS = Path(__file__).parents[2] / "results"
 FOLDERS = index.folders(RESULTS)
@@ -19,6 +20,16 @@ def test_the_demo_is_among_them():
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.relative_to(RESULTS).as_posix())
 def test_report_is_that_of_the_records(folder):
     assert report.differences(folder) == []
+
+
+@pytest.mark.parametrize("folder", sorted(RESULTS.glob("seeds-*")), ids=lambda folder: folder.name)
+def test_curves_are_those_of_the_logs(folder, tmp_path):
+    for run in folder.iterdir():
+        if run.is_dir():
+            shutil.copytree(run, tmp_path / folder.name / run.name)
+    curves.write(tmp_path / folder.name)
+    for name in (curves.MARKDOWN, curves.JSON):
+        assert (tmp_path / folder.name / name).read_text() == (folder / name).read_text()
 
 
 @pytest.mark.parametrize("name", [index.MARKDOWN, index.HTML])
