@@ -19,11 +19,14 @@ ROOT = Path(__file__).parents[2]
 def python():
     """Runs Python with arguments in the checkout; gives what it printed."""
 
+    # pytest-benchmark measures nothing in a worker of pytest-xdist, which this process may be.
+    variables = {k: v for k, v in children.child_environment(1, "cpu").items() if not k.startswith("PYTEST_")}
+
     def go(*arguments):
         done = subprocess.run(
             [sys.executable, *arguments],
             cwd=ROOT,
-            env=children.child_environment(1, "cpu") | {"COLUMNS": "200"},
+            env=variables | {"COLUMNS": "200"},
             capture_output=True,
             text=True,
             timeout=120,

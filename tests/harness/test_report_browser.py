@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from tests.harness import synthetic_records as synthetic
 
-from swav_bench import report
+from swav_bench import records, report
 
 pytestmark = pytest.mark.browser
 
@@ -199,7 +199,7 @@ def test_link_opens_the_raw_record(browser, page):
     browser.open(page)
     browser.evaluate("document.querySelector('.main .links a').click(); new Promise(done => setTimeout(done, 100))")
     assert browser.evaluate("document.querySelector(location.hash).closest('details').open")
-    assert browser.evaluate("JSON.parse(document.querySelector(location.hash).textContent).schema") == 1
+    assert browser.evaluate("JSON.parse(document.querySelector(location.hash).textContent).schema") == records.SCHEMA
 
 
 def test_page_without_script_is_complete(browser, page):
