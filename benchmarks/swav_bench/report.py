@@ -603,6 +603,7 @@ def _provenance(data: Study) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+#: Groups of a record that report.csv has columns for.
 CSV_GROUPS = (
     "cell",
     "data",
@@ -623,19 +624,7 @@ def _csv_columns() -> list[tuple[str, ...]]:
     text = resources.files("swav_bench").joinpath(f"schema/record-{records.SCHEMA}.json").read_text(encoding="utf-8")
     properties = json.loads(text)["properties"]
     columns: list[tuple[str, ...]] = [("status",), ("reason",)]
-    for group in (
-        "cell",
-        "data",
-        "timing",
-        "memory",
-        "largest_batch",
-        "energy",
-        "work",
-        "overhead",
-        "parity",
-        "learning",
-        "accuracy",
-    ):
+    for group in CSV_GROUPS:
         columns += _leaves(properties[group]["properties"], (group,))
     columns += [("environment", name) for name in ("os", "architecture", "cpu", "cpu_count", "python", "compile_cache")]
     columns += [("environment", "implementation", name) for name in ("framework", "version", "device", "mode")]
