@@ -32,6 +32,8 @@ from swav_spec.multicrop import CropPlan, central_plan
 SHARE = 224 / 256
 #: Images given to the network at once.
 BATCH = 64
+#: Side of the views whose raw pixels are the baseline; more would make a hundred thousand numbers of each image.
+RAW_SIDE = 32
 
 
 class Outputs(NamedTuple):

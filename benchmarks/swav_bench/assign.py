@@ -9,7 +9,7 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from swav_bench import api, prototype_sheet, reading
+from swav_bench import api, progress, prototype_sheet, reading
 from swav_bench.features_task import SPLITS
 from swav_bench.progress import printable
 from swav_bench.prototype_sheet import Shown
@@ -141,7 +141,7 @@ def command(
             sheet=sheet,
             prototypes=prototypes,
             nearest=nearest,
-            console=reading.console(),
+            console=progress.console(),
         )
     except reading.FailedError as error:
         reading.fail(error)

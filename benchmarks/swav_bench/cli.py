@@ -29,6 +29,7 @@ from swav_bench import (
     index,
     merge,
     probe,
+    progress,
     protocol,
     records,
     runner,
@@ -48,8 +49,6 @@ from swav_spec.network import count_parameters
 from swav_spec.registry import BUILT_IN
 
 FAILED, INVALID, INTERRUPTED, TERMINATED = 1, 2, 130, 143
-#: Where output is no terminal, tables are laid out for this many columns.
-WIDTH_WITHOUT_TERMINAL = 160
 
 app = typer.Typer(
     add_completion=False,
@@ -222,7 +221,7 @@ def run(
         trace=trace,
         memory_limit_bytes=memory_limit and memory_limit * 2**20,
     )
-    console = _console()
+    console = progress.console()
     if dry_run:
         _list_cells(console, planned, records.finished(folder), options.threads)
         return
@@ -232,19 +231,19 @@ def run(
 @app.command(rich_help_panel=MEASURE)
 def report(folder: Folder) -> None:
     """Make report.html, report.md, report.csv and plots from a folder's records."""
-    _write_report(_console(), folder)
+    _write_report(progress.console(), folder)
 
 
 @app.command(rich_help_panel=MEASURE)
 def check(folder: Folder) -> None:
     """Check from the records that every cell is ok and has learnt what its suite asks for; exit code 1 if not."""
-    sys.exit(_check(_console(), records.load(folder)))
+    sys.exit(_check(progress.console(), records.load(folder)))
 
 
 @app.command(rich_help_panel=MEASURE)
 def env(python: Annotated[list[str] | None, _option(*PYTHON, panel=None)] = None) -> None:
     """Show this machine, the frameworks and devices found, and what to install for what is missing."""
-    console, interpreters = _console(), children.interpreters(python)
+    console, interpreters = progress.console(), children.interpreters(python)
     here = environment.describe()
     memory = f"{here['memory_bytes'] / 2**30:.0f} GiB"
     machine = f"{here['os']} {here['architecture']}, {here['cpu']}"
@@ -315,7 +314,7 @@ def conform(
         seed=seed,
         select=select,
         json_path=json_path,
-        console=_console(),
+        console=progress.console(),
     )
     sys.exit(code)
 
@@ -323,7 +322,7 @@ def conform(
 @app.command("list", rich_help_panel=MEASURE)
 def list_() -> None:
     """List suites, implementations, recipes, networks and data sets."""
-    console = _console()
+    console = progress.console()
     known = Table("suite", "cells", "what it does", title="Suites  (--suite)", title_justify="left")
     for name, suite in suites.SUITES.items():
         known.add_row(name, str(len(suites.plan(name))), suite.description)
@@ -455,13 +454,6 @@ def _decoders() -> int:
 def _choice(field: str, given: str | None) -> suites.Choice | None:
     require(given is None or given in suites.CHOICES, field, given, "both, on or off")
     return given  # type: ignore[return-value]
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = WIDTH_WITHOUT_TERMINAL
-    return console
 
 
 def _say(sentence: str) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from swav_bench import api, reading
+from swav_bench import api, progress, reading
 from swav_bench.features_task import LEARNT, SPLITS
 from swav_bench.progress import printable
 from swav_bench.reading import Reading
@@ -121,7 +121,7 @@ def command(
         precision=precision,
     )
     try:
-        found = embed(given, out, splits=split or (), embeddings=embeddings, console=reading.console())
+        found = embed(given, out, splits=split or (), embeddings=embeddings, console=progress.console())
     except reading.FailedError as error:
         reading.fail(error)
     counts = ", ".join(f"{part['samples']:,} {name}" for name, part in found["splits"].items())

@@ -16,6 +16,8 @@ import psutil
 
 from swav_bench import nvml
 
+#: Of a note of a record, in characters.
+LONGEST_NOTE = 300
 PACKAGES = ("numpy", "torch", "jax", "jaxlib", "flax", "optax", "tensorflow", "tensorflow-cpu", "keras", "scikit-learn")
 VARIABLES = (
     "OMP_NUM_THREADS",
@@ -100,6 +102,11 @@ def commit() -> tuple[str | None, bool | None]:
         return None, None
     changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude,top)results")
     return git("rev-parse", "HEAD"), bool(changed)
+
+
+def said(error: Exception) -> str:
+    """An error's kind and words, fit for a note of a record: at most LONGEST_NOTE characters, without paths."""
+    return without_paths(f"{type(error).__name__}: {error}")[:LONGEST_NOTE]
 
 
 def without_paths(text: str) -> str:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from swav_bench import __version__, api, reading
+from swav_bench import __version__, api, progress, reading
 from swav_bench.features_task import HELD_OUT, LEARNT, RANDOM
 from swav_bench.progress import printable
 from swav_bench.reading import Reading
@@ -221,7 +221,7 @@ def command(
         device=device,
         precision=precision,
     )
-    console = reading.console()
+    console = progress.console()
     try:
         result = evaluate(given, out, k=k, temperature=temperature, linear=linear, console=console)
     except reading.FailedError as error:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
-from swav_bench.api import Central
+from swav_bench.api import RAW_SIDE, Central
 from swav_bench.inputs import Reading
 from swav_bench.one_batch import views_of
 from swav_data.encoded import EncodedSet
@@ -31,8 +31,6 @@ NEIGHBOURS = 200
 TEMPERATURE = 0.1
 #: Images that are not in memory, at most so many of which are evaluated: a sample, the same for all implementations.
 MOST_KNOWN, MOST_ASKED = 20_000, 10_000
-#: Side of the middles whose pixels are the baseline for images of different sizes.
-RAW_SIDE = 32
 
 
 class Middles(NamedTuple):

@@ -32,8 +32,6 @@ SPLITS = ("train", "validation", "test")
 #: The split that is evaluated: the test images, or where there are none the validation images.
 HELD_OUT = "held out"
 LEARNT, RANDOM = "learnt", "random"
-#: Side of the views that raw pixels are judged by; more would make a hundred thousand numbers of each image.
-RAW_SIDE = 32
 #: Side of the pictures on a contact sheet.
 THUMB = 96
 #: So many images that were left out are named.
@@ -132,7 +130,7 @@ class Features:
     def _read(self, split: str, images: ImageSet | EncodedSet, models: Mapping[str, Model]) -> None:
         keep = self.job["keep"]
         size, network = models[LEARNT].size, models[LEARNT].weights.network
-        raw = min(RAW_SIDE, size)
+        raw = min(api.RAW_SIDE, size)
         columns = {"features": network.features, "embeddings": network.embedding, "pixels": raw * raw * 3}
         others = (raw,) if "pixels" in keep and raw != size else ()
         with self._stream(images, size) as stream:

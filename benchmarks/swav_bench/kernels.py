@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 #: For the blocks of one operation, and calls between two fences at most.
 BUDGET_S, CALLS = 0.5, 1000
-#: Of a note, in characters.
-LONGEST_NOTE = 300
 #: Images that crops are taken from: ImageNet's as usually resized; others are as large as the crop.
 IMAGE_SIDES = {224: 256}
 #: Crops of small images, beside the recipe's own.
@@ -104,7 +102,7 @@ class Kernels:
             calls = time_calls(kernel.make(), implementation.fence, budget_s=BUDGET_S, per_block=CALLS)
         except Exception as error:  # noqa: BLE001 - most often a size that does not fit; the others may
             traceback.print_exc()
-            said = environment.without_paths(f"{type(error).__name__}: {error}")[:LONGEST_NOTE]
+            said = environment.said(error)
             self.found["notes"].append(f"{kernel.name} {kernel.size} failed: {said}")
             return
         self.found["kernels"].append(

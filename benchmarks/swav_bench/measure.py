@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from swav_bench import cells, environment, inputs, memory, nvml, overhead, parity, parts, trace, training
+from swav_bench import cells, environment, inputs, memory, nvml, overhead, parity, parts, trace, training, watch
 from swav_bench.one_batch import one_batch
 from swav_bench.timing import Blocks, blocks
 from swav_data.encoded import EncodedSet
@@ -31,14 +31,8 @@ from swav_spec.network import initial_weights
 if TYPE_CHECKING:
     from swav_bench.child import Reporter
 
-#: The final loss is the mean over this share of the steps, at least ten of them.
-FINAL_SHARE = 0.1
-#: A run whose final loss is within this share of ln K has collapsed: all images get the same codes.
-COLLAPSE_MARGIN = 0.03
 #: So many images that were left out are named in the record.
 REASONS = 10
-#: Of a note, in characters.
-LONGEST_NOTE = 300
 #: A loss that arrives this share of a block after its fence, and this many seconds, shows a fence that does not wait.
 #: For so long another thread of this process, which makes plans ahead, may keep Python's lock.
 LATE_SHARE, LATE_S = 0.1, sys.getswitchinterval()
@@ -313,7 +307,7 @@ class Measurement:
             yield
         except Exception as error:  # noqa: BLE001 - whatever a framework raises
             traceback.print_exc()
-            said = environment.without_paths(f"{type(error).__name__}: {error}")[:LONGEST_NOTE]
+            said = environment.said(error)
             self.found["notes"].append(f"{phase} failed: {said}")
 
     def _input_limit(self, timed: Sequence[training.Span], plan: Blocks) -> None:
@@ -342,7 +336,7 @@ class Measurement:
 
     def _curve(self, spans: list[training.Span], config: configs.Config) -> None:
         losses = np.concatenate([span.losses for span in spans])
-        last = max(10, round(FINAL_SHARE * len(losses)))
+        last = training.final_steps(len(losses))
         self.found["learning"] = {
             "loss_curve": [[span.done, float(span.losses.mean())] for span in spans],
             "final_loss": float(losses[-last:].mean()),
@@ -394,9 +388,9 @@ class Measurement:
             "knn_temperature": learnt["knn_temperature"],
             "split": split,
         }
-        if abs(learning["final_loss"] - learning["ln_k"]) <= COLLAPSE_MARGIN * learning["ln_k"]:
+        if watch.at_ln_k(learning["final_loss"], config):
             self.status = "collapsed"
             self.reason = (
-                f"the loss ended at {learning['final_loss']:.3f}, within {COLLAPSE_MARGIN:.0%} of "
+                f"the loss ended at {learning['final_loss']:.3f}, within {watch.MARGIN:.0%} of "
                 f"ln K = {learning['ln_k']:.3f}: all images get the same codes"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Sequence
 
@@ -12,7 +13,17 @@ from rich.text import Text
 from swav_bench.cells import Cell
 from swav_bench.records import Record
 
+#: Where output is no terminal, tables are laid out for this many columns.
+WIDTH_WITHOUT_TERMINAL = 160
 _STYLES = {"ok": "green", "collapsed": "bold red", "wrong": "bold red"}
+
+
+def console() -> Console:
+    """Where a command shows its results."""
+    made = Console(highlight=False)
+    if not made.is_terminal and "COLUMNS" not in os.environ:
+        made.width = WIDTH_WITHOUT_TERMINAL
+    return made
 
 
 class Display:

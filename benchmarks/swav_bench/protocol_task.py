@@ -38,8 +38,6 @@ FORMAT = "swav-bench classifier 1"
 LEARNT, RANDOM = "learnt", "random"
 #: Images that are judged at a time.
 CHUNK = 256
-#: Side of the views whose raw pixels are judged; more would make a hundred thousand numbers of each image.
-RAW_SIDE = 32
 #: Batches that the normalisations of a random network see before it is frozen; their old statistics keep .9^n.
 SETTLING = 50
 #: Seconds between two reports of the steps done.
@@ -278,7 +276,7 @@ class Protocol:
         return {name: array for name, array in arrays.items() if name not in (supervised.WEIGHT, supervised.BIAS)}
 
     def _raw_pixels(self) -> dict[str, Any]:
-        """Logistic regression on the pixels of the images' evaluation views, RAW_SIDE pixels wide at most."""
+        """Logistic regression on the pixels of the images' evaluation views, api.RAW_SIDE pixels wide at most."""
         known, asked = self._data.known, self._data.asked
         largest = int(np.bincount(known.labels).max())
         if largest < 2:
@@ -289,7 +287,7 @@ class Protocol:
 
     def _pixels(self, images: Images) -> np.ndarray:
         looks = self.config.augmentation
-        small = dataclasses.replace(self.config, size=min(RAW_SIDE, self.config.size))
+        small = dataclasses.replace(self.config, size=min(api.RAW_SIDE, self.config.size))
         found = []
         with self._stream(images, CHUNK) as stream:
             for batch in stream:

@@ -25,8 +25,6 @@ from swav_spec.config import PRECISIONS, DeviceKind, Precision
 from swav_spec.errors import InvalidInput, require
 
 FAILED = 1
-#: Where output is no terminal, tables are laid out for this many columns.
-WIDTH_WITHOUT_TERMINAL = 160
 
 
 class FailedError(RuntimeError):
@@ -190,14 +188,6 @@ def writing(out: Path) -> Iterator[Path]:
         raise InvalidInput(f"out = {str(out)!r}: cannot be written ({error.strerror or error})") from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def console() -> Console:
-    """Where results are shown."""
-    made = Console(highlight=False)
-    if not made.is_terminal and "COLUMNS" not in os.environ:
-        made.width = WIDTH_WITHOUT_TERMINAL
-    return made
 
 
 def fail(error: FailedError) -> NoReturn:

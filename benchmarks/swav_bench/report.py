@@ -65,8 +65,9 @@ GLOSSARY = {
         "interval of the median of the timed blocks; with several runs, the median of runs and their outermost ends."
     ),
     "Fastest, best": (
-        "Named only beyond the spread. For samples/s: the 95 % intervals do not overlap. For the rest: the ranges over "
-        "runs do not overlap, and there are enough runs that among equals so clean a split is at most 5 % likely."
+        "Named only beyond the spread. For samples/s and overhead: the 95 % intervals do not overlap. For the rest: "
+        "the ranges over runs do not overlap, and there are enough runs that among equals so clean a split is at most "
+        "5 % likely."
     ),
     "Time to first step": (
         "Building the trainer, tracing, compiling and the first step. Paid once, and not part of samples/s."

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from swav_bench.records import Record
+from swav_bench.records import Record, machine
 
 #: Order of appearance, in tables, legends and filters; others follow by name.
 KNOWN = ("torch", "jax", "tensorflow", "plain-torch", "lightly", "numpy")
@@ -383,7 +383,7 @@ def study(records: Iterable[Record]) -> Study:
     found = tuple(records)
     letters, environments = _environments(found)
     modes = _modes(found)
-    machines = {_machine(record) for record in found if record["environment"]["implementation"]}
+    machines = {machine(record) for record in found if record["environment"]["implementation"]}
     crops = _crops(found)
     several: dict[tuple[str, str], set[str]] = {}
     for record, letter in zip(found, letters, strict=True):
@@ -399,7 +399,7 @@ def study(records: Iterable[Record]) -> Study:
             task=cell["task"],
             suite=cell["suite"],
             device=cell["device"],
-            machine=_machine(record) if known else next(iter(machines)),
+            machine=machine(record) if known else next(iter(machines)),
             dataset=cell["dataset"],
             recipe=cell["recipe"],
             precision=cell["precision"],
@@ -491,14 +491,6 @@ def _modes(records: Sequence[Record]) -> dict[str, str]:
 def _mode(record: Record, defaults: dict[str, str]) -> str:
     cell = record["cell"]
     return defaults.get(cell["implementation"], "default") if cell["mode"] == "default" else cell["mode"]
-
-
-def _machine(record: Record) -> str:
-    environment = record["environment"]
-    if record["cell"]["device"] == "gpu":
-        names = [gpu["name"] for gpu in environment["gpus"]]
-        return names[0] if names else str((environment["implementation"] or {}).get("device", "unknown GPU"))
-    return f"{environment['cpu']} with {environment['cpu_count']} hardware threads"
 
 
 def _environments(records: Sequence[Record]) -> tuple[tuple[str, ...], dict[str, dict[str, str]]]:

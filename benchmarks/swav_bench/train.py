@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from swav_bench import checkpoint, children, run_config
+from swav_bench import checkpoint, children, progress, run_config
 from swav_bench.progress import printable
 from swav_bench.run_config import PRECISION_NAMES, Settings
 from swav_bench.run_folder import RunFolder
@@ -19,8 +19,6 @@ from swav_bench.train_display import display, ending
 from swav_spec.errors import InvalidInput
 
 FAILED, INTERRUPTED = 1, 130
-#: Where output is no terminal, lines are laid out for this many columns.
-WIDTH_WITHOUT_TERMINAL = 160
 _OUT_OF_MEMORY = (
     "A batch of {batch} does not fit into memory. What helps: a smaller batch with a queue, which makes up for the "
     "samples that Sinkhorn misses (--batch {half} --queue-length {queue}), smaller crops, or --precision bf16. "
@@ -174,10 +172,7 @@ def command(
         "changes": changes,
     }
     settings = run_config.settings(config, given, set_ or ())
-    console = Console(highlight=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = WIDTH_WITHOUT_TERMINAL
-    sys.exit(train(settings, console, children.interpreters(python)))
+    sys.exit(train(settings, progress.console(), children.interpreters(python)))
 
 
 def train(settings: Settings, console: Console, interpreters: dict[str, str]) -> int:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from swav_bench import checkpoint, events, watch
+from swav_bench import checkpoint, events, training, watch
 from swav_bench.api import Central
 from swav_bench.checkpoint import Checkpoint
 from swav_bench.fences import Fences, is_multiple
@@ -36,8 +36,6 @@ Images = ImageSet | EncodedSet
 CHECKPOINT_S = 120.0
 #: Embeddings of so many images are looked at for their variance, not more often than this.
 PROBE_IMAGES, PROBE_S = 64, 30.0
-#: The final loss is the mean over this share of the steps, at least ten of them.
-FINAL_SHARE, FEWEST_FINAL = 0.1, 10
 #: Fields of a log line -> TensorBoard's tags.
 TAGS = {
     "loss": "train/loss",
@@ -334,7 +332,7 @@ class Loop:
 
 def final_loss(lines: list[LogLine], config: Config) -> float | None:
     """Mean loss of the last tenth of the steps, as far as the log has it; None without a line."""
-    last = max(FEWEST_FINAL, round(FINAL_SHARE * config.schedule.steps))
+    last = training.final_steps(config.schedule.steps)
     chosen = [line for line in lines if line["step"] > config.schedule.steps - last] or lines[-1:]
     steps = sum(line["steps"] for line in chosen)
     return sum(line["loss"] * line["steps"] for line in chosen) / steps if steps else None

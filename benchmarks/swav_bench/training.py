@@ -17,6 +17,14 @@ import numpy as np
 from swav_bench.inputs import Feed
 from swav_spec.config import Config
 
+#: The final loss of a run is the mean over this share of its steps, at least so many of them.
+FINAL_SHARE, FEWEST_FINAL = 0.1, 10
+
+
+def final_steps(steps: int) -> int:
+    """How many of the last steps a run's final loss is the mean of."""
+    return max(FEWEST_FINAL, round(FINAL_SHARE * steps))
+
 
 class Span(NamedTuple):
     """What happened between two fences.

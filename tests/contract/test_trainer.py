@@ -206,7 +206,9 @@ def test_the_queue_and_its_absence_can_be_told_apart(implementation, precision):
     without, _ = loss.swapped_loss(
         scores, codes_of(CONFIG, scores, None), temperature=CONFIG.temperature, assigned=CONFIG.assigned
     )
-    assert error(shown, without) > bound(**losses(precision))
+    # In low precision the two are 10 float32 bounds apart no longer, but beyond what it may round.
+    factor = 1 if is_low(precision) else 10
+    assert error(shown, without) > factor * bound(**losses(precision))
 
 
 def test_frozen_prototypes_have_no_buffer(implementation, precision):
