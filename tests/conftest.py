@@ -14,6 +14,7 @@ import shutil
 
 import pytest
 from hypothesis import settings
+from tests import stand_in
 
 from swav_spec import registry
 from swav_spec.config import PRECISIONS, Execution
@@ -38,6 +39,13 @@ def pytest_addoption(parser):
     group.addoption("--mode", default="default", help="execution mode, e.g. eager, compile, jit, graph, xla")
     group.addoption("--figures", help="folder that tests/parity writes its pages of figures to")
     group.addoption("--data-dir", help="folder with cifar10-*.parquet and flowers-*.parquet")
+
+
+def pytest_configure(config):
+    if config.getoption("implementation") == "lightly":
+        patch = pytest.MonkeyPatch()
+        config.add_cleanup(patch.undo)
+        stand_in.for_torchvision(patch)
 
 
 def pytest_generate_tests(metafunc):

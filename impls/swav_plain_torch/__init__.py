@@ -1,1 +1,4 @@
-"""SwAV in PyTorch as one would otherwise write it: eager, from the specification. A peer to compare with."""
+"""SwAV in PyTorch as one would otherwise write it: eager, from the specification, or of lightly's modules.
+
+Peers to compare with.
+"""

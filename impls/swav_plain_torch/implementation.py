@@ -27,7 +27,7 @@ class PlainTorchImplementation(PlainTorchDevice):
     fulfils: ClassVar[tuple[Part, ...]] = ("trainer",)
     modes: ClassVar[tuple[str, ...]] = MODES
     #: What is right for cosines, and so for SwAV, but not for all that Maths must take: to be timed, not judged.
-    timed_maths = SimpleNamespace(
+    timed_maths: ClassVar[SimpleNamespace | None] = SimpleNamespace(
         sinkhorn=sinkhorn.sinkhorn,
         swapped_loss=loss.swapped_loss_and_gradient,
         queue_read=queue.queue_read,

@@ -82,6 +82,11 @@ class SwAV(nn.Module):
             x = getattr(self, f"layer{stage + 1}")(x)
         return torch.flatten(F.adaptive_avg_pool2d(x, 1), 1)
 
+    @torch.no_grad()
+    def normalise_prototypes(self) -> None:
+        """Overwrites the prototypes by their row-normalised selves."""
+        self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))
+
     def project(self, views: Sequence[torch.Tensor], *, bfloat16: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Features [V*B, F] and projections [V*B, D] of one tensor for each resolution, [C*B, side, side, 3]."""
         with torch.autocast(views[0].device.type, torch.bfloat16, enabled=bfloat16):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,14 +35,14 @@ class State:
         config: of the run.
         step: steps done. queue_count: rows pushed per assigned view.
         model: the network.
-        queue: [A, R, D], or None without one.
+        queue: [A, R, D], or what else keeps those rows; None without one.
         buffers: the optimiser's, kind -> parameter name -> tensor.
         counts: parameter name -> updates so far.
     """
 
     config: Config
     model: SwAV
-    queue: torch.Tensor | None
+    queue: Any
     step: int = 0
     queue_count: int = 0
     buffers: Buffers = field(default_factory=dict)
@@ -49,7 +50,7 @@ class State:
 
 
 class Training:
-    """Steps on a device."""
+    """Steps on a device. `compare` and `push` are apart for those who have modules of their own for them."""
 
     def __init__(self, device: PlainTorchDevice) -> None:
         self.bfloat16 = device.execution.precision == "bfloat16"
@@ -69,7 +70,7 @@ class Training:
         params = dict(model.named_parameters())
         update(params, grads, state.buffers, state.counts, lr=settings.lr, optimizer=config.optimizer)
         if settings.push and state.queue is not None:
-            state.queue, state.queue_count = queue_push(state.queue, state.queue_count, embeddings)
+            self.push(state, embeddings)
         state.step += 1
         return state, {"loss": loss.detach(), "lr": loss.new_tensor(settings.lr), **metrics}
 
@@ -79,12 +80,31 @@ class Training:
         check_views(config, views)
         settings = step_settings(config, state.step, state.queue_count)
         model.train()
-        normalise_prototypes(model)
+        model.normalise_prototypes()
         _, embeddings, scores = model(views, bfloat16=self.bfloat16)
         scores = scores.reshape(config.views, config.batch, -1)
         embeddings = embeddings.detach().reshape(config.views, config.batch, -1)[list(config.assigned)]
-        weight = model.prototypes.weight.detach()
-        queued = queue_read(state.queue, state.queue_count, weight) if settings.use_queue else None
+        loss, codes, finite = self.compare(state, scores, use_queue=settings.use_queue)
+        metrics = {
+            "code_entropy": torch.special.entr(codes).sum(dim=-1).mean(),
+            "prototypes_used": (F.one_hot(codes.argmax(dim=-1), codes.shape[-1]).sum(dim=(0, 1)) > 0).sum(),
+            "finite": finite,
+        }
+        return loss, embeddings, metrics
+
+    def compare(
+        self, state: State, scores: torch.Tensor, *, use_queue: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Loss [] for autograd, codes [A, B, K], and whether the scores given to Sinkhorn were finite [A].
+
+        Args:
+            state: before the step.
+            scores: [V, B, K].
+            use_queue: the queue is full, so that its rows join.
+        """
+        config = state.config
+        weight = state.model.prototypes.weight.detach()
+        queued = queue_read(state.queue, state.queue_count, weight) if use_queue else None
         codes, finite = [], []
         for slot, view in enumerate(config.assigned):
             given = scores[view].detach()
@@ -94,12 +114,11 @@ class Training:
             codes.append(sinkhorn(given, epsilon=config.epsilon, iterations=config.iterations, keep=config.batch))
         stacked = torch.stack(codes)
         loss = swapped_loss(scores, stacked, temperature=config.temperature, assigned=config.assigned)
-        metrics = {
-            "code_entropy": torch.special.entr(stacked).sum(dim=-1).mean(),
-            "prototypes_used": (F.one_hot(stacked.argmax(dim=-1), stacked.shape[-1]).sum(dim=(0, 1)) > 0).sum(),
-            "finite": torch.stack(finite),
-        }
-        return loss, embeddings, metrics
+        return loss, stacked, torch.stack(finite)
+
+    def push(self, state: State, embeddings: torch.Tensor) -> None:
+        """Puts embeddings [A, B, D] into the queue."""
+        state.queue, state.queue_count = queue_push(state.queue, state.queue_count, embeddings)
 
     def loss_and_grads(self, state: State, views: Sequence[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Loss of the step that would come next, and the gradient of every parameter."""
@@ -112,7 +131,7 @@ class Training:
         """Features, embeddings, and scores with the normalised prototypes."""
         state.model.train(train)
         with untouched(state.model):
-            normalise_prototypes(state.model)
+            state.model.normalise_prototypes()
             return state.model(views, bfloat16=self.bfloat16)
 
     def encoder_step(self, state: State, views: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -123,12 +142,6 @@ class Training:
             _, projections = state.model.project(views, bfloat16=self.bfloat16)
             grads = torch.autograd.grad(projections.square().mean(), params)
         return torch.stack([torch.norm(grad) for grad in grads]).sum()
-
-
-@torch.no_grad()
-def normalise_prototypes(model: SwAV) -> None:
-    """Overwrites the prototypes by their row-normalised selves."""
-    model.prototypes.weight.copy_(F.normalize(model.prototypes.weight, dim=1))
 
 
 @contextlib.contextmanager
@@ -150,14 +163,16 @@ def check_views(config: Config, views: Sequence[torch.Tensor]) -> None:
     require(shapes == wanted, "views' shapes", shapes, str(wanted))
 
 
-def initial_state(device: PlainTorchDevice, config: Config, weights: Mapping[str, np.ndarray]) -> State:
-    """State at step 0 from a state dict.
+def initial_state(
+    device: PlainTorchDevice, config: Config, weights: Mapping[str, np.ndarray], network: type[SwAV] = SwAV
+) -> State:
+    """State at step 0 from a state dict, with a model of that class.
 
     Raises:
         InvalidInput: a tensor is missing, unexpected or of another shape.
     """
     check_arrays(weights, tensor_shapes(config.network), frozenset(), "weights")
-    model = SwAV(config.network).to(device.device, device.dtype)
+    model = network(config.network).to(device.device, device.dtype)
     model.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in weights.items()})
     shape = (len(config.assigned), config.queue_rows, config.network.embedding)
     queue = torch.zeros(shape, device=device.device, dtype=device.dtype) if config.queue_rows else None
@@ -177,8 +192,10 @@ def to_arrays(device: PlainTorchDevice, state: State) -> dict[str, np.ndarray]:
     return arrays | {name: np.array(value, dtype=np.int64) for name, value in counted.items()}
 
 
-def from_arrays(device: PlainTorchDevice, config: Config, arrays: Mapping[str, np.ndarray]) -> State:
-    """The state that `to_arrays` gave, of this or of another implementation.
+def from_arrays(
+    device: PlainTorchDevice, config: Config, arrays: Mapping[str, np.ndarray], network: type[SwAV] = SwAV
+) -> State:
+    """The state that `to_arrays` gave, of this or of another implementation, with a model of that class.
 
     Raises:
         InvalidInput: an array is missing, unexpected or of another shape.
@@ -201,7 +218,7 @@ def from_arrays(device: PlainTorchDevice, config: Config, arrays: Mapping[str, n
     require(int(arrays["queue_count"]) >= 0, "queue_count", int(arrays["queue_count"]), "at least 0")
 
     model = {name.removeprefix("model/"): value for name, value in arrays.items() if name.startswith("model/")}
-    state = initial_state(device, config, model)
+    state = initial_state(device, config, model, network)
     for kind in kinds:
         for name in names:
             if f"{kind}/{name}" in arrays:

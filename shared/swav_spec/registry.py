@@ -19,10 +19,11 @@ BUILT_IN = MappingProxyType(
         "jax": ("swav_jax.implementation:JaxImplementation", "jax", "jax"),
         "tensorflow": ("swav_tensorflow.implementation:TensorFlowImplementation", "tensorflow", "tensorflow"),
         "plain-torch": ("swav_plain_torch.implementation:PlainTorchImplementation", "torch", "torch"),
+        "lightly": ("swav_plain_torch.lightly_modules:LightlyImplementation", "lightly", "lightly.loss"),
     }
 )
 #: Those that others are compared with: they train, but fulfil no more of the contract than that.
-PEERS = frozenset({"plain-torch"})
+PEERS = frozenset({"plain-torch", "lightly"})
 
 
 def load(name: str, execution: Execution | None = None) -> Implementation:
@@ -38,7 +39,7 @@ def find(name: str) -> Callable[..., Any]:
     """The class called `name`, or the one at "package.module:Class" for one that is not built in.
 
     Raises:
-        InvalidInput: the name is unknown, its framework is not installed (says which extra installs it), or the
+        InvalidInput: the name is unknown, its framework cannot be imported (says which extra installs it), or the
             class is not there.
     """
     target, extra, framework = BUILT_IN.get(name, (name, "", ""))
@@ -52,6 +53,12 @@ def find(name: str) -> Callable[..., Any]:
             raise InvalidInput(
                 f"implementation = {name!r}: {framework} cannot be imported ({error}); "
                 f"install it with: pip install 'swav-bench[{extra}]'"
+            ) from error
+        except (OSError, RuntimeError) as error:
+            # What compiled packages raise when one was built for another release, or another device, than the next.
+            raise InvalidInput(
+                f"implementation = {name!r}: {framework} is installed, but cannot be imported ({error}); "
+                f"packages that fit each other come into a new environment by: pip install 'swav-bench[{extra}]'"
             ) from error
     try:
         module = importlib.import_module(module_name)

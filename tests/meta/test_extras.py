@@ -1,7 +1,7 @@
-"""Each column runs with its own extra alone.
+"""Each column, and each peer, runs with its own extra alone.
 
-All three frameworks are installed here, so a child process is started in which every distribution outside the
-extra's closure of requirements is made impossible to import; then the column trains one step.
+All frameworks are installed here, so a child process is started in which every distribution outside the
+extra's closure of requirements is made impossible to import; then it trains one step.
 """
 
 from __future__ import annotations
@@ -15,6 +15,12 @@ from collections import deque
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from tests import stand_in
+
+from swav_spec.registry import BUILT_IN
+
+#: Extra -> frameworks, of all that extras install, that come with it.
+COME_WITH = {"torch": {"torch"}, "jax": {"jax"}, "tensorflow": {"tensorflow"}, "lightly": {"torch", "lightly"}}
 
 CHILD = '''
 import dataclasses, importlib.abc, json, sys
@@ -72,15 +78,17 @@ def closure(extra: str) -> set[str]:
     return seen
 
 
-@pytest.mark.parametrize("name", ["torch", "jax", "tensorflow"])
-def test_column_runs_with_its_own_extra_alone(name):
-    allowed = closure(name)
+@pytest.mark.parametrize("name", [name for name, (_, extra, _) in BUILT_IN.items() if extra])
+def test_it_runs_with_its_own_extra_alone(name, monkeypatch):
+    _, extra, _ = BUILT_IN[name]
+    if extra == "lightly":
+        stand_in.for_torchvision(monkeypatch)
+    allowed = closure(extra)
     packages = importlib.metadata.packages_distributions()
     forbidden = [
         module for module, owners in packages.items() if not {canonicalize_name(owner) for owner in owners} & allowed
     ]
-    others = {"torch": "torch", "jax": "jax", "tensorflow": "tensorflow"}
-    assert all((module in forbidden) == (framework != name) for framework, module in others.items())
+    assert set().union(*COME_WITH.values()).difference(forbidden) == COME_WITH[extra]
     run = subprocess.run(
         [sys.executable, "-c", CHILD, name],
         input=json.dumps(forbidden),
