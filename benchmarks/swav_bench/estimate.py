@@ -17,10 +17,13 @@ from swav_bench.records import Record
 from swav_spec import config as configs
 from swav_spec.config import Config, Precision
 from swav_spec.network import convolutions, count_parameters, step_flops
+from swav_spec.registry import PEERS
 
 #: Arithmetic per second that a step is taken to reach: on a GPU, and on one thread of a CPU.
 _GPU: Mapping[Precision, float] = {"float64": 15e12, "float32": 25e12, "tf32": 60e12, "bfloat16": 110e12}
 _THREAD: Mapping[Precision, float] = {"float64": 15e9, "float32": 35e9, "tf32": 35e9, "bfloat16": 10e9}
+#: Seconds for a pixel of a view that Pillow makes, on a thread.
+_PILLOW_S = 1e-7
 #: The shortest step: on either device something is started for each of the many operations.
 _SHORTEST_STEP_S = 3e-3
 #: Seconds to start a process with a framework, and bytes that it takes.
@@ -29,8 +32,8 @@ _IMPORT_BYTES = {"torch": 400e6, "plain-torch": 400e6, "lightly": 500e6, "jax": 
 #: Seconds of tracing and compiling for each convolution at each resolution, by the mode asked for.
 _COMPILE_S = {"compile": 0.8, "jit": 0.4, "xla": 0.6, "graph": 0.15, "cudagraph": 0.05, "eager": 0.02}
 _DEFAULT_MODE = {"jax": "jit", "tensorflow": "graph"}
-#: Programs of a cell: the step and the bare encoder's; the step again in float32 where the gate needs that.
-_PROGRAMS, _TWIN = 1.6, 1.0
+#: Programs of a cell: the step and the bare encoder's. Where the gate needs float32, one more in a process before.
+_PROGRAMS = 1.6
 #: Seconds to load or make a data set and to judge what was learnt on it; other sets are taken to be small.
 _DATA_S = {"noise": 5.0, "textures": 5.0, "digits": 2.0}
 #: Share of the training's time that the bare encoder is timed for.
@@ -107,7 +110,10 @@ class Estimator:
 
     def _step_s(self, cell: Mapping[str, Any], config: Config) -> float:
         rate = _GPU[cell["precision"]] if cell["device"] == "gpu" else self._threads * _THREAD[cell["precision"]]
-        return max(step_flops(config) / rate, _SHORTEST_STEP_S)
+        views_s = 0.0
+        if cell["implementation"] in PEERS:
+            views_s = config.batch * sum(size**2 for size in config.view_sizes) * _PILLOW_S / self._threads
+        return max(step_flops(config) / rate, _SHORTEST_STEP_S) + views_s
 
 
 def _keys(cell: Mapping[str, Any]) -> list[tuple[Any, ...]]:
@@ -121,15 +127,15 @@ def _start_s(cell: Mapping[str, Any], config: Config) -> float:
     """Everything but training: imports, data, compiling."""
     name = cell["implementation"]
     mode = _DEFAULT_MODE.get(name, "eager") if cell["mode"] == "default" else cell["mode"]
-    programs = _PROGRAMS + (_TWIN if cell["precision"] in ("tf32", "bfloat16") else 0)
     units = sum(1 for _ in convolutions(config.network)) * len(config.resolutions)
     compiling = _COMPILE_S.get(mode, 0.02) * units
     begin = _IMPORT_S.get(name, 2.0) + _DATA_S.get(cell["dataset"], 2.0)
     if cell["task"] == "kernels":
         return begin + _KERNELS_S
     if cell["task"] == "largest_batch":
-        return _TRIES * (begin + compiling)
-    return begin + programs * compiling
+        return _TRIES * (begin + compiling) + begin + _PROGRAMS * compiling
+    before = begin + compiling if cell["precision"] in ("tf32", "bfloat16") else 0.0
+    return before + begin + _PROGRAMS * compiling
 
 
 def _bytes(config: Config, precision: Precision) -> float:

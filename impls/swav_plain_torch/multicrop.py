@@ -1,10 +1,16 @@
-"""Views by Pillow on the host, one after another, from the numbers of a crop plan: bytes after each change."""
+"""Views by Pillow on the host, on torch's number of threads, from the numbers of a crop plan: bytes after each change.
+
+Pillow lets go of Python's lock while it computes, so that threads do what a loader's worker processes would.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
+import torch
 from PIL import Image, ImageEnhance, ImageFilter
 
 from swav_spec.config import Augmentation
@@ -23,16 +29,15 @@ def make_views(images: np.ndarray, plan: CropPlan, looks: Augmentation) -> list[
         looks: its mean and std are used.
     """
     pictures = [Image.fromarray(images[position]) for position in plan.index]
-    return [
-        np.stack(
-            [
-                normalised(np.asarray(make_view(picture, group, crop, row)), looks)
-                for crop in range(len(group.box))
-                for row, picture in enumerate(pictures)
-            ]
-        )
-        for group in plan.groups
-    ]
+
+    def made(group: GroupPlan, crop: int, row: int) -> np.ndarray:
+        return normalised(np.asarray(make_view(pictures[row], group, crop, row)), looks)
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return [
+            np.stack(list(pool.map(partial(made, group), *np.indices(group.box.shape[:2]).reshape(2, -1).tolist())))
+            for group in plan.groups
+        ]
 
 
 def make_view(picture: Image.Image, group: GroupPlan, crop: int, row: int) -> Image.Image:

@@ -57,6 +57,15 @@ def test_more_work_takes_longer_and_more_memory():
     assert 0.5 < about(multi_crop=False).memory_bytes / (2 * 256 * 90e6) < 1.5
 
 
+def test_a_peer_s_views_on_the_host_take_their_time():
+    asked = Changes(implementations=("torch", "plain-torch"), modes=("eager",), multi_crop="on")
+    cells = plan("imagenet-shapes", asked)
+    column, peer = (Estimator(threads=8).cell(dataclasses.replace(cell, mode="default")) for cell in cells[:2])
+    assert peer.wall_s > 2 * column.wall_s
+    fewer = Estimator(threads=1).cell(dataclasses.replace(cells[1], mode="default"))
+    assert fewer.wall_s > 4 * peer.wall_s
+
+
 def test_only_cells_that_went_well_and_are_alike_teach():
     good = DEMO[0]
     failed = synthetic.failed(good, "oom", "no memory") | {"wall_s": 500.0}
