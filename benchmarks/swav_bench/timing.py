@@ -17,8 +17,9 @@ from swav_spec.config import Config
 from swav_spec.errors import require
 
 RESAMPLES = 2000
-#: Calls before the timed ones: the first compiles, the others say how long one takes.
-WARMUP_CALLS = 3
+#: Calls before the timed ones: the first compiles, CUDA graphs are captured at the fourth, the last say how long one
+#: takes.
+WARMUP_CALLS = 5
 
 
 class Calls(NamedTuple):

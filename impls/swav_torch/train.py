@@ -134,11 +134,8 @@ class Training:
         settings = step_settings(config, state.step, state.queue_count)
         lr = torch.full((), settings.lr, dtype=self._device.dtype, device=self._device.device)
         if self._device.mode == "cudagraph":
-            phase = (settings._replace(lr=0.0), tuple(view.shape for view in views))
-            if phase not in state.graphs:
-                state.graphs.clear()  # phases do not return, and a graph keeps the memory of all its activations
-                state.graphs[phase] = GraphedStep(self._device)
-            metrics = state.graphs[phase](lambda views, lr: self._train(state, views, lr, settings), views, lr)
+            graphed = self._graphed(state, (settings._replace(lr=0.0), *(view.shape for view in views)))
+            metrics = graphed(lambda views, lr: self._train(state, views, lr, settings), views, lr)
         else:
             metrics = self._train(state, views, lr, settings)
         pushed = config.batch if settings.push else 0
@@ -211,11 +208,25 @@ class Training:
 
     def encoder_step(self, state: State, views: Sequence[torch.Tensor]) -> torch.Tensor:
         """Forward and backward of backbone and head; the sum of the gradients' norms."""
+        if self._device.mode == "cudagraph":
+            graphed = self._graphed(state, ("encoder", *(view.shape for view in views)))
+            lr = torch.zeros((), device=self._device.device)  # of no use here
+            return graphed(lambda views, _: {"norms": self._encode(state, views)}, views, lr)["norms"]
+        return self._encode(state, views)
+
+    def _encode(self, state: State, views: Sequence[torch.Tensor]) -> torch.Tensor:
         state.model.train()
         params = [parameter for name, parameter in state.model.named_parameters() if name != PROTOTYPES]
         with untouched(state.model):
             grads = torch.autograd.grad(self._projection_square(state.model, list(views)), params)
         return torch.stack(torch._foreach_norm(grads)).sum()
+
+    def _graphed(self, state: State, phase: tuple[object, ...]) -> GraphedStep:
+        """The graph of a phase of the run."""
+        if phase not in state.graphs:
+            state.graphs.clear()  # phases do not return, and a graph keeps the memory of all its activations
+            state.graphs[phase] = GraphedStep(self._device)
+        return state.graphs[phase]
 
 
 @torch.no_grad()
