@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -86,8 +87,11 @@ def _largest(row: Row) -> Cell:
     if not batches:
         return Cell("none", "even the smallest did not fit") if found else NOTHING
     too_large = [search["smallest_too_large"] for search in found if search["smallest_too_large"] is not None]
-    small = f"not {min(too_large):,}" if too_large else "the limit of the search"
-    return Cell(f"{min(batches):,}", small)
+    small = [f"not {min(too_large):,}" if too_large else "the limit of the search"]
+    rates = [record["timing"]["samples_per_s"] for _, record in row.records if record["timing"]]
+    if rates:
+        small.append(f"{significant(statistics.median(rates), 4)} samples/s")
+    return Cell(f"{min(batches):,}", ", ".join(small))
 
 
 def _timed(rows: Sequence[Row], name: str, size: str) -> Callable[[Row], Cell]:

@@ -62,6 +62,7 @@ def main() -> None:
 #: What a job's "task" stands for: a class, see Task, that is made from (job, reporter).
 TASKS = MappingProxyType(
     {
+        "first step": "swav_bench.first_step:FirstStep",
         "measure": "swav_bench.measure:Measurement",
         "train": "swav_bench.train_task:Training",
         "kernels": "swav_bench.kernels:Kernels",
@@ -119,13 +120,13 @@ def run(job: Mapping[str, Any], reporter: Reporter) -> dict[str, Any]:
 
 def _die_with(parent: int) -> None:
     """Ends this process when its parent ends, however that happens."""
-    if sys.platform == "linux":
+    if sys.platform == "linux":  # pragma: no branch - other systems have the thread below
         set_parent_death_signal = 1
         ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, signal.SIGKILL)
-    if os.getppid() != parent:
+    if os.getppid() != parent:  # pragma: no cover - the parent ended while this process was starting
         os._exit(1)
 
-    def watch() -> None:
+    def watch() -> None:  # pragma: no cover - ends the process, and what it has covered with it
         sys.stdin.read()
         os._exit(1)
 

@@ -96,7 +96,7 @@ def run(
         timeout_s: from its start to its end.
 
     Raises:
-        InvalidInput: the interpreter cannot be started.
+        InvalidInput: the interpreter cannot be started, or the log cannot be written.
         KeyboardInterrupt, Exception: of `handle`; the child has been ended then.
     """
     deadline = None if timeout_s is None else time.perf_counter() + timeout_s
@@ -120,7 +120,7 @@ def run(
     if result is not None:
         return Ended("ok", "", result)
     if code is None:
-        return Ended("timeout", f"no result after {timeout_s or GRACE_S:g} s; it was {phase}", None)
+        return Ended("timeout", f"no result after {round(timeout_s or GRACE_S, 1):g} s; it was {phase}", None)
     kills = _out_of_memory_kills()
     return Ended(*_without_result(code, phase, process.log, no_memory_kill=kills is not None and kills == kills_before))
 
@@ -185,9 +185,13 @@ def child_environment(threads: int, device: str) -> dict[str, str]:
 @contextmanager
 def _started(job: dict[str, Any], process: Process) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """The child process and the pipe it reports to; it and all it has started are ended on leaving."""
+    try:
+        log = process.log.open("wb")
+    except OSError as error:
+        raise InvalidInput(f"log = {str(process.log)!r}: cannot be written ({error.strerror})") from error
     read_end, write_end = os.pipe()
     try:
-        with process.log.open("wb") as log:
+        with log:
             child = subprocess.Popen(
                 [process.interpreter, "-P", "-m", "swav_bench.child", str(write_end)],
                 stdin=subprocess.PIPE,
@@ -197,9 +201,9 @@ def _started(job: dict[str, Any], process: Process) -> Iterator[tuple[subprocess
                 env=child_environment(process.threads, process.device),
                 start_new_session=True,
             )
-    except BaseException:
+    except OSError as error:
         os.close(read_end)
-        raise
+        raise InvalidInput(f"python = {process.interpreter!r}: cannot be started ({error.strerror})") from error
     finally:
         os.close(write_end)
     assert child.stdin is not None
@@ -263,7 +267,7 @@ def _out_of_memory_kills() -> int | None:
     """Processes that Linux has killed for lack of memory since it started; None where it does not tell."""
     try:
         lines = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
-    except OSError:
+    except OSError:  # pragma: no cover - a system without /proc
         return None
     counts = dict(line.split() for line in lines)
     return int(counts["oom_kill"]) if "oom_kill" in counts else None

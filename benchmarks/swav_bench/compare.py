@@ -222,10 +222,15 @@ def _figures(record: Record) -> Iterable[tuple[str, Value]]:
     timing, memory, energy, accuracy, largest = (
         record[part] for part in ("timing", "memory", "energy", "accuracy", "largest_batch")
     )
-    if timing:
+    if largest and timing:
+        per_block = timing["steps_per_block"] * record["config"]["batch"]
+        blocks = [seconds / per_block for seconds in timing["block_s"]]
+        yield "with the largest batch, s a sample", Value(TIME, statistics.median(blocks), blocks)
+    elif timing:
         yield "step, s", Value(TIME, timing["step_s_median"], timing["block_s"])
         yield "time to first step, s", Value(START, timing["time_to_first_step_s"])
-    for name, title in _MEMORY.items() if memory else ():
+    # With the largest batch that fits, it is about all that there is.
+    for name, title in _MEMORY.items() if memory and not largest else ():
         if memory[name] is not None:
             yield title, Value(MEMORY, memory[name])
             break

@@ -1,4 +1,4 @@
-"""The largest batch that fits: tried by doubling, then by bisection, each try in a process of its own.
+"""The largest batch that fits: tried by doubling, then by bisection, each try in a process of its own; and its speed.
 
 A try trains a few steps, enough for every buffer, the queue and its use to be there, on images of the data set taken
 round and round, so that the data set's size is no limit. It counts as too large when memory ran out, however that
@@ -121,6 +121,24 @@ def measure(cell: Cell, attempt: Callable[[Cell], dict[str, Any]], *, limit_byte
         [] if limit_bytes is None else [f"tries had {limit_bytes >> 20} MiB of main memory beyond their framework's"]
     )
     return {"status": status, "reason": reason, "largest_batch": batch, "notes": notes}
+
+
+#: What a record of a largest batch takes over from a training run with it.
+TIMES = ("config", "timing", "memory", "energy", "overhead")
+
+
+def with_times(found: dict[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
+    """The result of `measure` with the speed, memory and energy of a training run with the batch found.
+
+    Args:
+        found: of `measure`, status ok.
+        run: of measure.Measurement for that batch; if it failed that is a note, and the batch fits all the same.
+    """
+    batch, notes = found["largest_batch"]["batch"], found["notes"]
+    if run["status"] != "ok":
+        return found | {"notes": [*notes, f"batch {batch} fits, but training with it failed: {run['reason']}"]}
+    said = f"speed and memory are of batch {batch}, whose first step was not compared with others'"
+    return found | {name: run.get(name) for name in TIMES} | {"notes": [*notes, said, *run["notes"]]}
 
 
 class _StoppedError(Exception):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import math
 import statistics
 import sys
@@ -15,13 +14,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from swav_bench import cells, environment, inputs, memory, nvml, overhead, parity, parts, trace, training, watch
+from swav_bench import (
+    cells,
+    environment,
+    first_step,
+    inputs,
+    memory,
+    nvml,
+    overhead,
+    parity,
+    parts,
+    trace,
+    training,
+    watch,
+)
 from swav_bench.one_batch import one_batch
 from swav_bench.timing import Blocks, blocks
 from swav_data.encoded import EncodedSet
 from swav_data.images import ImageSet, Splits
-from swav_data.sources import load, open_source
-from swav_data.stream import without_bad
 from swav_spec import config as configs
 from swav_spec import registry, tolerance
 from swav_spec.config import Execution
@@ -71,13 +81,14 @@ class Measurement:
             Exception: whatever the framework raises.
         """
         self._enter("loading data")
-        data = self._data()
+        data = first_step.images(self.cell, self.reading, self._enter)
         config = self.cell.config(samples=len(data.train))
         self.found["config"] = configs.to_dict(config)
         weights = initial_weights(config.network, self.cell.seed)
         plan = blocks(config)
-        # The twin goes first: what the last implementation sets for the whole process is what the timed one runs under.
-        twin = self._twin_summary(config, weights, data.train)
+        own_views = first_step.own_views(self.cell)
+        # It goes first: what the last implementation sets for the whole process is what the timed one runs under.
+        judged = self._judged(weights, data.train, own_views=own_views)
         self._enter("importing the framework")
         trainer = self._load(self.cell.execution)
         self._enter("compiling")
@@ -98,7 +109,7 @@ class Measurement:
             state = self._train(trainer, state, feed, [1], spans.append)
             first_s = time.perf_counter() - started
             self._enter("checking the first step")
-            if not self._agrees(config, trainer.to_arrays(state), spans[0], twin):
+            if not self._agrees(config, trainer.to_arrays(state), spans[0], judged, own_views=own_views):
                 return
             state = self._timed(trainer, state, feed, plan, spans[0], first_s)
             if self.status == "ok":
@@ -107,24 +118,6 @@ class Measurement:
         if self.status == "ok" and self.cell.input != "views" and (data.test or data.validation):
             self._evaluate(trainer, state, weights, data)
         self._enter("done")
-
-    @property
-    def _own_views(self) -> bool:
-        """Whether steps make views that are not the specification's, as the implementation does not fulfil Views."""
-        fulfils = getattr(registry.find(self.cell.implementation), "fulfils", ("views",))
-        return self.cell.input != "views" and "views" not in fulfils
-
-    def _data(self) -> Splits[ImageSet | EncodedSet]:
-        """All images in memory where they will lie on the device, else as they are stored."""
-        if self.cell.input == "resident":
-            loaded = load(self.cell.dataset, on_bad_image=self.reading.on_bad_image)
-            return Splits(loaded.train, loaded.validation, loaded.test)
-        opened = open_source(self.cell.dataset)
-        if self.reading.on_bad_image == "skip" and isinstance(opened.train, EncodedSet):
-            self._enter("looking at every image")
-            good = without_bad(opened.train, workers=self.reading.workers)
-            return Splits(good, opened.validation, opened.test)
-        return opened
 
     def _feed(
         self, trainer: Any, data: ImageSet | EncodedSet, config: configs.Config, stack: contextlib.ExitStack
@@ -139,14 +132,6 @@ class Measurement:
             return stack.enter_context(streamed)
         assert isinstance(data, ImageSet)
         return inputs.Resident(trainer, data, config, seed=seed)
-
-    def _one_step(
-        self, trainer: Any, data: ImageSet | EncodedSet, config: configs.Config, stack: contextlib.ExitStack
-    ) -> inputs.Feed:
-        """The same input for the first step alone, without worker processes; views that are the specification's."""
-        if self._own_views:
-            return inputs.ReadyViews(trainer, data, config, seed=self.cell.seed)
-        return stack.enter_context(inputs.Streamed(trainer, data, config, seed=self.cell.seed))
 
     def _enter(self, phase: str) -> None:
         self.phase = phase
@@ -180,49 +165,52 @@ class Measurement:
 
         return training.train(trainer, state, feed, fences=fences, observe=told)
 
-    def _twin_summary(
-        self, config: configs.Config, weights: Mapping[str, np.ndarray], data: ImageSet | EncodedSet
+    def _judged(
+        self, weights: Mapping[str, np.ndarray], data: ImageSet | EncodedSet, *, own_views: bool
     ) -> dict[str, Any] | None:
-        """The first step in the precision that the gate judges, where the cell's own is lower.
+        """The first step that the gate judges instead of the cell's own: `summary`, `batch`, `lower_loss`.
 
-        Of an implementation that makes views of its own it is the first step on the specification's.
+        Of a precision lower than float32 it has been taken before this process; of an implementation that makes views
+        of its own it is the first step on the specification's.
         """
-        judged = parity.judged_precision(self.cell.precision)
-        if judged == self.cell.precision and not self._own_views:
-            return None
-        self._enter(f"checking the first step in {judged}")
-        twin: Any = registry.load(self.cell.implementation, Execution(self.cell.device, judged, self.cell.mode))
-        spans: list[training.Span] = []
-        with contextlib.ExitStack() as stack:
-            feed = self._one_step(twin, data, config, stack)
-            state = self._train(twin, twin.init(config, weights), feed, [1], spans.append)
-        summary = parity.summary(float(spans[0].losses[0]), twin.to_arrays(state))
-        del twin, feed, state
-        gc.collect()
-        return summary
+        before: dict[str, Any] | None = self.job["first_step"]
+        if before is not None or not own_views:
+            return before
+        self._enter("checking the first step on the specification's views")
+        summary = first_step.take(self.cell, data, weights)
+        return {"summary": summary, "batch": self.cell.batch, "lower_loss": None}
 
     def _agrees(
         self,
         config: configs.Config,
         arrays: Mapping[str, np.ndarray],
         first: training.Span,
-        twin: dict[str, Any] | None,
+        judged: dict[str, Any] | None,
+        *,
+        own_views: bool,
     ) -> bool:
-        loss = float(first.losses[0])
-        own = twin or parity.summary(loss, arrays)
-        self.found["parity_summary"] = own
+        loss, notes = float(first.losses[0]), self.found["notes"]
+        own = judged or {"summary": parity.summary(loss, arrays), "batch": self.cell.batch, "lower_loss": None}
+        self.found["parity_summary"] = {"batch": own["batch"], "summary": own["summary"]}
+        whole = own["batch"] == self.cell.batch
+        if not whole:
+            notes.append(f"its first step was checked on {own['batch']} images, as float32 does not fit with more")
         other = self.job["parity"]
-        if other is not None:
-            compared = parity.compare(own, other["summary"], other["implementation"], config, self.cell.precision)
+        if other is not None and other["batch"] != own["batch"]:
+            notes.append(f"it was not compared with {other['implementation']}, whose had {other['batch']} images")
+        elif other is not None:
+            compared = parity.compare(
+                own["summary"], other["summary"], other["implementation"], config, self.cell.precision
+            )
             self.found["parity"] = compared
             self.reason = parity.verdict(compared)
-        bound = tolerance.bound(self.cell.precision)
-        if self._own_views:
-            self.found["notes"].append(
-                "its views are its own: the first step was compared on the specification's, training made its own"
-            )
-        elif twin and not abs(loss - twin["loss"]) <= bound * abs(twin["loss"]):
-            self.reason = f"the first loss in {self.cell.precision} is {loss:.6g}, in float32 {twin['loss']:.6g}"
+        if own_views:
+            said = "the first step was compared on the specification's, training made its own"
+            notes.append(f"its views are its own: {said}")
+        # Of views of its own the first loss is another; that on the specification's is known of fewer images only.
+        lower, wide = (loss if whole and not own_views else own["lower_loss"]), own["summary"]["loss"]
+        if lower is not None and not abs(lower - wide) <= tolerance.bound(self.cell.precision) * abs(wide):
+            self.reason = f"the first loss in {self.cell.precision} is {lower:.6g}, in float32 {wide:.6g}"
         if self.reason:
             self.status = "wrong"
         return self.reason is None
@@ -282,10 +270,6 @@ class Measurement:
         if callable(getattr(trainer, "encoder_step", None)):
             with self._noting_failure("timing the bare encoder"):
                 self.found["overhead"] = overhead.measure(trainer, state, plan, train_s)
-            if trainer.execution.mode == "cudagraph":
-                notes.append(
-                    "the bare encoder ran eagerly beside steps that ran as CUDA graphs: the overhead is too low"
-                )
         else:
             notes.append("overhead is not known: the implementation has no encoder_step")
         if self.job.get("parts") and "overhead" in self.found:

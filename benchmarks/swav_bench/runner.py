@@ -31,6 +31,8 @@ from swav_spec.errors import InvalidInput, require
 
 LOGS, PARITY, TRACES, LOCK = "logs", "parity", "traces", ".lock"
 LONGEST_REASON = 500
+#: Where float32 has no room for a batch, its half is tried, and so on, so many times.
+HALVINGS = 4
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def run(folder: Path, cells: Sequence[Cell], options: Options, display: Display)
             children.check_gpu(name, options.interpreters.get(name, sys.executable))
         display.start(cells=len(cells), missing=missing, done=list(done.values()))
         estimator = Estimator(done.values(), threads=options.threads)
-        raw_pixels: dict[str, Any] = {}
+        shared = _Shared()
         told: set[tuple[str, ...]] = set()
         measured = 0
         for cell in missing:
@@ -101,7 +103,7 @@ def run(folder: Path, cells: Sequence[Cell], options: Options, display: Display)
                 continue
             display.cell_started(cell)
             limited = replace(options, timeout_s=min(options.timeout_s, left))
-            record = _Measurement(folder, cell, limited, display).record(raw_pixels)
+            record = _Measurement(folder, cell, limited, display, shared).record()
             if record["status"] == "timeout" and limited.timeout_s < options.timeout_s:
                 display.cell_skipped(cell)
                 continue
@@ -170,50 +172,110 @@ def _is_missing(record: Record | None, options: Options) -> bool:
     return record is None or (options.retry_failed and record["status"] != "ok")
 
 
+@dataclass
+class _Shared:
+    """What cells leave for later ones.
+
+    Attributes:
+        raw_pixels: kind of input and data set -> their baseline.
+        first_steps: what `first_step` was asked -> its result.
+    """
+
+    raw_pixels: dict[str, Any] = field(default_factory=dict)
+    first_steps: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict)
+
+
 class _Measurement:
     """One cell, from starting its process to its record."""
 
-    def __init__(self, folder: Path, cell: Cell, options: Options, display: Display) -> None:
+    def __init__(self, folder: Path, cell: Cell, options: Options, display: Display, shared: _Shared) -> None:
         self.folder, self.cell, self.options, self.display = folder, cell, options, display
+        self.shared = shared
         self.environment = environment.describe()
         self.log = folder / LOGS / f"{cell.id}.log"
         # Of a stream it is other pixels: see evaluation.py.
         self._pixels = f"{cell.input} {cell.dataset}"
         self.reference = folder / PARITY / f"{parity.key(cell)}.json"
 
-    def record(self, raw_pixels: dict[str, Any]) -> Record:
-        """Runs the child and says how it went; `raw_pixels` keeps a data set's baseline for the next cell."""
+    def record(self) -> Record:
+        """Runs the children that it takes, and says how it went."""
         started_at = dt.datetime.now(dt.UTC)
         start = time.perf_counter()
+        deadline = start + self.options.timeout_s
         if self.cell.task == "largest_batch":
-            deadline = start + self.options.timeout_s
-            limit = self.options.memory_limit_bytes
-            result = largest.measure(self.cell, lambda cell: self._try(cell, deadline), limit_bytes=limit)
+            result = self._largest(deadline)
         elif self.cell.task == "kernels":
-            result = self._child("kernels", {"cell": self.cell.to_job()}, self.options.timeout_s)
+            result = self._child("kernels", {"cell": self.cell.to_job()}, deadline)
         else:
-            job = {
-                "cell": self.cell.to_job(),
-                "parity": _read_json(self.reference),
-                "raw_pixels": raw_pixels.get(self._pixels),
-                "reading": dataclasses.asdict(self.options.reading),
-                "parts": self.options.parts,
-                "trace": str(self.folder / TRACES / self.cell.id) if self.options.trace else None,
-            }
-            result = self._child("measure", job, self.options.timeout_s)
-            self._keep(result, raw_pixels)
+            result = self._trained(deadline)
         return self._whole(result, started_at, time.perf_counter() - start)
 
+    def _trained(self, deadline: float) -> dict[str, Any]:
+        """Of a training run, after the first step that is judged."""
+        judged = self._first_step(deadline)
+        if judged and judged["status"] != "ok":
+            return _failed(judged["status"], judged["reason"])
+        result = self._child("measure", self._job(self.cell, judged, self._other()), deadline)
+        self._keep(result)
+        return result
+
+    def _job(self, cell: Cell, judged: dict[str, Any] | None, other: dict[str, Any] | None) -> dict[str, Any]:
+        """Of measure.Measurement: a cell, its first step as it is judged, and that of another to compare with."""
+        return {
+            "cell": cell.to_job(),
+            "first_step": judged,
+            "parity": other,
+            "raw_pixels": self.shared.raw_pixels.get(self._pixels),
+            "reading": dataclasses.asdict(self.options.reading),
+            "parts": self.options.parts,
+            "trace": str(self.folder / TRACES / self.cell.id) if self.options.trace else None,
+        }
+
+    def _first_step(self, deadline: float) -> dict[str, Any] | None:
+        """What the parity gate judges of a precision lower than float32; None where it judges the cell's own step.
+
+        Float32 takes more memory: where the batch does not fit, half of it is tried, and so on. What has been
+        compared with already says which batch it was.
+        """
+        judged = parity.judged_precision(self.cell.precision)
+        if judged == self.cell.precision:
+            return None
+        other = self._other()
+        batch = other["batch"] if other else self.cell.batch
+        while True:
+            # The first step uses no queue yet, so cells with one and without share it.
+            cell = replace(self.cell, precision=judged, batch=batch, queue_rows=0)
+            whole = batch == self.cell.batch
+            key = (cell.implementation, cell.mode, self.cell.precision, str(whole), parity.key(cell))
+            result = self.shared.first_steps.get(key)
+            if result is None:
+                job = {"cell": cell.to_job(), "lower": self.cell.precision, "whole": whole}
+                job["reading"] = dataclasses.asdict(self.options.reading)
+                result = self._child("first step", job, deadline)
+                if result["status"] in ("ok", "oom"):
+                    self.shared.first_steps[key] = result
+            if result["status"] != "oom" or batch // 2 < max(2, self.cell.batch >> HALVINGS):
+                return result | {"batch": batch}
+            batch //= 2
+
+    def _largest(self, deadline: float) -> dict[str, Any]:
+        """Of a search for the largest batch, and of a training run with it."""
+        limit = self.options.memory_limit_bytes
+        result = largest.measure(self.cell, lambda cell: self._try(cell, deadline), limit_bytes=limit)
+        if result["status"] == "ok":
+            found = replace(self.cell, task="train", batch=result["largest_batch"]["batch"])
+            result = largest.with_times(result, self._child("measure", self._job(found, None, None), deadline))
+        return result
+
     def _try(self, cell: Cell, deadline: float) -> dict[str, Any]:
-        """A batch's try, within what is left of the cell's time."""
+        job = {"cell": cell.to_job(), "memory_limit_bytes": self.options.memory_limit_bytes}
+        return self._child("try batch", job, deadline, self.log.with_suffix(f".{cell.batch}.log"))
+
+    def _child(self, task: str, job: dict[str, Any], deadline: float, log: Path | None = None) -> dict[str, Any]:
+        """Result of a child of this cell, within what is left of the cell's time."""
         left = deadline - time.perf_counter()
         if left <= 0:
             return _failed("timeout", f"the cell's {self.options.timeout_s:g} s were over")
-        job = {"cell": cell.to_job(), "memory_limit_bytes": self.options.memory_limit_bytes}
-        return self._child("try batch", job, left, self.log.with_suffix(f".{cell.batch}.log"))
-
-    def _child(self, task: str, job: dict[str, Any], timeout_s: float, log: Path | None = None) -> dict[str, Any]:
-        """Result of a child of this cell."""
         ended = children.run(
             task,
             job,
@@ -225,7 +287,7 @@ class _Measurement:
                 log=log or self.log,
             ),
             self._event,
-            timeout_s=timeout_s,
+            timeout_s=left,
         )
         return ended.result or _failed(ended.status, ended.reason)
 
@@ -238,15 +300,19 @@ class _Measurement:
         elif kind == "environment":
             self.environment = event["environment"]
 
-    def _keep(self, result: dict[str, Any], raw_pixels: dict[str, Any]) -> None:
+    def _keep(self, result: dict[str, Any]) -> None:
         """Leaves for later cells what they need of this one."""
         raw = result.pop("raw_pixels", None)
         if raw:
-            raw_pixels[self._pixels] = raw
-        summary = result.pop("parity_summary", None)
-        if summary and result["status"] in ("ok", "collapsed") and not self.reference.exists():
-            kept = {"implementation": self.cell.implementation, "summary": summary}
-            records.write_atomically(self.reference, json.dumps(kept))
+            self.shared.raw_pixels[self._pixels] = raw
+        step = result.pop("parity_summary", None)
+        if step and result["status"] in ("ok", "collapsed") and not self.reference.exists():
+            records.write_atomically(self.reference, json.dumps({"implementation": self.cell.implementation, **step}))
+
+    def _other(self) -> dict[str, Any] | None:
+        """The first step to compare with: `implementation`, `batch`, `summary`."""
+        kept = _read_json(self.reference)
+        return kept and {"batch": self.cell.batch} | kept  # older folders do not name the batch: it was the whole
 
     def _whole(self, result: dict[str, Any], started_at: dt.datetime, wall_s: float) -> Record:
         commit, dirty = environment.commit()

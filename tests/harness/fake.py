@@ -355,6 +355,49 @@ class BrokenAbove40(Fake):
         return super().step(state, images, plan)
 
 
+class BrokenLater(Fake):
+    """Goes well for as long as a try of a batch lasts; batches up to 96 fit."""
+
+    def step(self, state, images, plan):
+        if len(plan.index) > 96:
+            raise MemoryError(f"no room for {len(plan.index)}")
+        return super().step(state, images, plan)
+
+    def at_step(self, done, metrics):
+        if done > 10:
+            raise ValueError("broken after ten steps")
+        return metrics
+
+
+class WideFloat32(Fake):
+    """Float32 has no room for batches above FAKE_ROOM; a step in it takes 4 MiB an image, in others next to nothing."""
+
+    def step_on_views(self, state, views):
+        count = state.config.batch
+        if self.execution.precision == "float32":
+            if count > int(os.environ["FAKE_ROOM"]):
+                raise MemoryError(f"no room for {count} in float32")
+            np.ones((count, 1 << 19))
+        return super().step_on_views(state, views)
+
+
+class WideAndWrongInBfloat16(WideFloat32):
+    def tampered(self, loss, gradient):
+        return (1.1 * loss if self.execution.precision == "bfloat16" else loss), gradient
+
+
+class WideWithOwnViews(WideFloat32):
+    fulfils: ClassVar = ("trainer",)
+
+    def views(self, images, plan, config):
+        return [view + 0.1 for view in super().views(images, plan, config)]
+
+
+class WrongInBfloat16WithOwnViews(WideWithOwnViews):
+    def tampered(self, loss, gradient):
+        return (1.1 * loss if self.execution.precision == "bfloat16" else loss), gradient
+
+
 class Hungry(Fake):
     """Takes 4 MiB for each image of the batch."""
 

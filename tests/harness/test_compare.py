@@ -138,6 +138,19 @@ def test_processes_of_one_seed_are_one_accuracy():
     assert {change.word for change in flagged(*seeded)} == {"less accurate"}
 
 
+def test_a_largest_batch_is_compared_with_its_speed_an_image():
+    before, after = (synthetic_records.largest_batch("torch", batch) for batch in (512, 384))
+    compared = compare.compare(results([before]), results([after]))
+    assert {change.figure for change in compared.changes} == {
+        "with the largest batch, s a sample",
+        "largest batch that fits",
+    }
+    (smaller,) = (change for change in compared.changes if change.verdict != "same")
+    assert smaller.word == "smaller largest batch"
+    (speed,) = (change for change in compared.changes if change.figure.endswith("a sample"))
+    assert speed.before == pytest.approx(1 / before["timing"]["samples_per_s"])
+
+
 def test_cells_are_matched_by_what_they_ask_for():
     random = np.random.Generator(np.random.PCG64(8))
     before, after = measured(random, processes=1), measured(random, processes=1)

@@ -71,11 +71,30 @@ def test_out_of_memory_is_an_answer_however_it_shows(run, of_task, tmp_path, nam
     assert [one["status"] for one in found["tries"]] == ["ok", "ok", "oom", "oom", "ok", "oom", "oom"]
     assert said in found["tries"][-1]["reason"]
     assert found["tries"][0]["peak_bytes"] > 10 * 2**20
-    assert record["timing"] is record["learning"] is None
+    assert record["learning"] is record["accuracy"] is record["parity"] is None
     assert record["environment"]["implementation"]["framework"] == "fake"
     assert derive(record) == record
     logs = {path.name for path in (tmp_path / "results" / "logs").iterdir()}
     assert f"{record['cell']['id']}.42.log" in logs
+
+
+def test_the_largest_batch_is_trained_with_for_its_speed(run, of_task):
+    (record,) = run(of_task("FullAbove40"))
+    assert (record["cell"]["batch"], record["config"]["batch"]) == (16, 40)
+    timing = record["timing"]
+    assert timing["samples_per_s"] == pytest.approx(40 / timing["step_s_median"])
+    assert record["memory"]["process_peak_bytes"] > 0
+    assert record["overhead"]["encoder_step_s_median"] > 0
+    assert record["notes"] == ["speed and memory are of batch 40, whose first step was not compared with others'"]
+
+
+def test_a_batch_that_fits_but_cannot_be_trained_with_is_a_note(run, of_task):
+    (record,) = run(of_task("BrokenLater", batch=48))
+    assert (record["status"], record["largest_batch"]["batch"]) == ("ok", 96)
+    assert record["timing"] is record["memory"] is None
+    assert record["notes"] == [
+        "batch 96 fits, but training with it failed: while training: ValueError: broken after ten steps"
+    ]
 
 
 def test_a_limit_of_memory_counts(run, of_task):
@@ -84,7 +103,7 @@ def test_a_limit_of_memory_counts(run, of_task):
     found = record["largest_batch"]
     assert found["smallest_too_large"] - found["batch"] == 2
     assert 20 <= found["batch"] <= 38
-    assert record["notes"] == ["tries had 150 MiB of main memory beyond their framework's"]
+    assert record["notes"][0] == "tries had 150 MiB of main memory beyond their framework's"
     assert {one["status"] for one in found["tries"]} == {"ok", "oom"}
 
 
