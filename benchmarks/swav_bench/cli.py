@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -208,20 +209,21 @@ def run(
         seeds=tuple(seed or ()),
         repeats=repeats,
     )
+    console, interpreters = progress.console(), children.interpreters(python)
     planned = suites.plan(suite, changes, device=None if device is None else _device(device), rehearse=rehearse)
+    planned = _importable(console, planned, changes.implementations, interpreters)
     folder = out or Path("results") / (f"{suite}-rehearsal" if rehearse else suite)
     options = runner.Options(
         timeout_s=suites.suite(suite).timeout_s if timeout is None else timeout,
         threads=threads or (1 if planned[0].device == "cpu" else os.cpu_count() or 1),
         retry_failed=retry_failed,
-        interpreters=children.interpreters(python),
+        interpreters=interpreters,
         reading=Reading(_decoders() if workers is None else workers, prefetch, on_bad_image),  # type: ignore[arg-type]
         budget_s=None if time_budget is None else seconds(time_budget),
         parts=parts,
         trace=trace,
         memory_limit_bytes=memory_limit and memory_limit * 2**20,
     )
-    console = progress.console()
     if dry_run:
         _list_cells(console, planned, records.finished(folder), options.threads)
         return
@@ -341,6 +343,20 @@ def list_() -> None:
         console.print(table)
     console.print(f"Implementations  {', '.join(BUILT_IN)}, or package.module:Class")
     console.print(f"Data sets        {', '.join(DATASETS)}")
+
+
+def _importable(
+    console: Console, planned: list[Cell], asked: Sequence[str], interpreters: Mapping[str, str]
+) -> list[Cell]:
+    """The cells without those of optional peers that cannot be loaded here and were not asked for by name."""
+    for name in sorted(suites.OPTIONAL.keys() & {cell.implementation for cell in planned} - set(asked)):
+        found = probe.probe(name, interpreters.get(name, sys.executable), children.child_environment(1, "cpu"))["cpu"]
+        if isinstance(found, str):
+            console.print(
+                Text(f"Without {name}, a peer that is optional: {printable(found)}", style="dim"), soft_wrap=True
+            )
+            planned = [cell for cell in planned if cell.implementation != name]
+    return planned
 
 
 def _run(console: Console, folder: Path, planned: list[Cell], options: runner.Options) -> int:

@@ -27,6 +27,8 @@ OUTCOMES = {
     "not_run": "not run",
 }
 
+#: Of more devices, data sets and precisions together than this, the answer is summed up by device.
+MOST_CONTEXTS = 2
 #: CPU seconds per second that a cell on a CPU has if nothing else wants the machine, with room for accounting.
 LEAST_CORES = 0.9
 
@@ -64,7 +66,7 @@ def outcome(study: Study) -> str:
 def headline(study: Study) -> list[str]:
     """The answer: who is fastest, what was learned, what failed."""
     sentences = []
-    for where, settings in _contexts(study):
+    for where, settings in _answered(study):
         sentences += _speed(study, settings, where) + _learned(study, settings)
     if len({(setting.device, setting.machine) for setting in study.settings}) > 1:
         sentences.append("Different devices are never ranked against each other.")
@@ -73,10 +75,19 @@ def headline(study: Study) -> list[str]:
 
 def details(study: Study) -> list[tuple[str, list[str]]]:
     """What else the data bear out: (where, sentences) for each device, data set and precision."""
+    contexts = _contexts(study)
+    summed_up = len(contexts) > MOST_CONTEXTS
     found = [
-        (where, _ranges(study, settings) + _cost_of(study, settings) + _learning(study, settings))
-        for where, settings in _contexts(study)
+        (
+            where,
+            (_speed(study, settings, where) if summed_up else [])
+            + _ranges(study, settings)
+            + _cost_of(study, settings)
+            + _learning(study, settings),
+        )
+        for where, settings in contexts
     ]
+    found.append(("Precision", _precisions(study)))
     return [(where, [_unbroken(sentence) for sentence in sentences]) for where, sentences in found if sentences]
 
 
@@ -107,6 +118,17 @@ def _contexts(study: Study) -> list[tuple[str, list[Setting]]]:
     for setting in study.settings:
         contexts.setdefault(setting.context, []).append(setting)
     return [(study.setting_label(context) or context.machine, settings) for context, settings in contexts.items()]
+
+
+def _answered(study: Study) -> list[tuple[str, list[Setting]]]:
+    """(name, settings) for each sentence of the answer: contexts, or all of a device where there are many."""
+    contexts = _contexts(study)
+    if len(contexts) <= MOST_CONTEXTS:
+        return contexts
+    machines: dict[str, list[Setting]] = {}
+    for setting in study.settings:
+        machines.setdefault(setting.machine, []).append(setting)
+    return list(machines.items())
 
 
 def _speed(study: Study, settings: Sequence[Setting], where: str) -> list[str]:
@@ -150,11 +172,14 @@ def _crowded(study: Study) -> list[str]:
 def _learned(study: Study, settings: Sequence[Setting]) -> list[str]:
     """The range of kNN accuracy over all rows, beside what needs no learning."""
     metric = METRIC["knn"]
-    values = [e.value for estimates in _by_contestant(study, settings, metric).values() for e in estimates]
-    if not values:
-        return []
-    accuracies = _range([100 * value for value in values], "{:.1f}")
-    return [f"{metric.title} on {settings[0].dataset} is {accuracies} %, beside {_beside(study, settings, metric)}."]
+    sentences = []
+    for dataset in dict.fromkeys(setting.dataset for setting in settings):
+        within = [setting for setting in settings if setting.dataset == dataset]
+        values = [e.value for estimates in _by_contestant(study, within, metric).values() for e in estimates]
+        if values:
+            accuracies = _range([100 * value for value in values], "{:.1f}")
+            sentences.append(f"{metric.title} on {dataset} is {accuracies} %, beside {_beside(study, within, metric)}.")
+    return sentences
 
 
 def _beside(study: Study, settings: Sequence[Setting], metric: Metric) -> str:
@@ -268,6 +293,25 @@ def _differences(study: Study, settings: Sequence[Setting]) -> list[str]:
     if most and not sentences:
         return ["No difference in accuracy between implementations goes beyond the spread over seeds."]
     return sentences
+
+
+def _precisions(study: Study) -> list[str]:
+    """How far the final loss of a run in another precision is from the same run's in float32, at most."""
+    gaps: dict[str, dict[Contestant, float]] = {}
+    for (_, contestant), runs in study.by_precision.items():
+        for precision, of_seed in runs.items():
+            for seed, record in of_seed.items():
+                if precision != "float32":
+                    wide = runs["float32"][seed]["learning"]["final_loss"]
+                    gap = abs(record["learning"]["final_loss"] - wide)
+                    known = gaps.setdefault(precision, {})
+                    known[contestant] = max(gap, known.get(contestant, 0.0))
+    return [
+        f"The final loss in {precision} is within "
+        + listing(f"{significant(gap, 2)} ({study.label(contestant)})" for contestant, gap in of_contestant.items())
+        + " nats of the same run's in float32."
+        for precision, of_contestant in gaps.items()
+    ]
 
 
 def _by_contestant(study: Study, settings: Sequence[Setting], metric: Metric) -> dict[Contestant, list[Estimate]]:

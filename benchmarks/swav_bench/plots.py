@@ -12,7 +12,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,13 @@ OTHERS = (("#4b4f9a", "#a3a7f2", "P"), ("#7a4a21", "#c99a6b", "X"), ("#56606e", 
 MODE_STYLES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
 #: What stands beside accuracy, as (colour, line style).
 REFERENCES = {"raw pixels": (INK, "-"), "random weights": (MUTED, (0, (4, 2))), "chance": (MUTED, (0, (1, 1.5)))}
+#: precision -> line style, where those of one implementation lie over each other
+PRECISION_STYLES: dict[str, Any] = {
+    "float64": (0, (1, 1)),
+    "float32": "-",
+    "tf32": (0, (4, 1.5)),
+    "bfloat16": (0, (1, 1)),
+}
 #: part of a step -> (colour, colour on dark ground), in the step's order; Tol's muted scheme, dark ones lightened
 PARTS = {
     "views": ("#44aa99", "#44aa99"),
@@ -90,11 +97,13 @@ class Panel:
         title: what tells it from its neighbours.
         draw: draws it.
         setting: of which it shows a part, for the page's filters; None where it shows several.
+        contestant: the only one that it shows; None where it shows several.
     """
 
     title: str
     draw: Callable[[Axes], None]
     setting: Setting | None = None
+    contestant: Contestant | None = None
 
 
 @dataclass(frozen=True)
@@ -156,6 +165,7 @@ def plots(study: Study) -> list[Plot]:
         _accuracy_against(study, looks, "samples", "images trained on", "accuracy-samples", "samples"),
         _by_setting(study, looks, [METRIC["knn"], METRIC["linear"]], "accuracy", "Accuracy at each setting"),
         _loss_curves(study, looks),
+        _loss_by_precision(study, looks),
         _front(study, looks),
     ]
     return [plot for plot in found if plot is not None]
@@ -449,6 +459,54 @@ def _loss_curves(study: Study, looks: Looks) -> Plot | None:
     panels = [Panel(study.setting_label(setting), _bind(draw, setting), setting) for setting in found]
     text = "Swapped-prediction loss, one line for each run, a marker at its end. A collapsed network stays at ln K."
     return Plot("loss", "Loss during training", text, panels)
+
+
+def _loss_by_precision(study: Study, looks: Looks) -> Plot | None:
+    """Loss of an implementation against step, in each precision that some seed was trained in beside float32."""
+    found = study.by_precision
+    if not found:
+        return None
+    curves = {
+        (setting, contestant): [
+            (precision, [(step, loss) for step, loss in record["learning"]["loss_curve"] if loss is not None])
+            for precision, of_seed in runs.items()
+            for record in of_seed.values()
+        ]
+        for (setting, contestant), runs in found.items()
+    }
+    values = [loss for of_cell in curves.values() for _, curve in of_cell for _, loss in curve]
+    low, high = min(values), max(values)
+
+    def draw(axes: Axes, cell: tuple[Setting, Contestant]) -> None:
+        named = set()
+        for precision, curve in curves[cell]:
+            # Of several seeds one is in the legend; it leaves out names that begin with an underscore.
+            label = f"_{precision}" if precision in named else precision
+            named.add(precision)
+            style = PRECISION_STYLES[precision]
+            axes.plot(*zip(*curve, strict=True), color=looks.colour(cell[1]), ls=style, lw=1.2, label=label)
+        axes.legend(loc="upper right", fontsize=7.5)
+        axes.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        _thousands(axes, "x")
+        axes.set_xlabel("training step")
+        axes.set_ylabel("loss (nats)")
+
+    panels = [
+        Panel(
+            ", ".join(filter(None, [study.label(contestant), study.setting_label(_without_precision(setting))])),
+            _bind(draw, (setting, contestant)),
+            setting,
+            contestant,
+        )
+        for setting, contestant in curves
+    ]
+    text = "The same run (weights, images, crops) in each precision: where lines part, rounding changes what is learnt."
+    return Plot("precision", "Loss by precision", text, panels)
+
+
+def _without_precision(setting: Setting) -> Setting:
+    return replace(setting, precision="")
 
 
 def _front(study: Study, looks: Looks) -> Plot | None:

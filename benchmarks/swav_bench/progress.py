@@ -182,12 +182,14 @@ def _figures(record: Record) -> list[str]:
     )
     if largest:
         beyond = f"{largest['smallest_too_large']} does not" if largest["smallest_too_large"] else "the largest tried"
-        return [f"batch {largest['batch']} fits, {beyond}"]
+        rate = f"  {record['timing']['samples_per_s']:,.0f} samples/s" if record["timing"] else ""
+        return [f"batch {largest['batch']} fits, {beyond}{rate}"]
     if kernels:
         return [f"{len(kernels)} single operations"]
-    words = [f"{record['timing']['samples_per_s']:>8,.0f} samples/s"]
-    if learning:
-        words.append(f" loss {learning['final_loss']:.2f} of {learning['ln_k']:.2f}")
+    words = [
+        f"{record['timing']['samples_per_s']:>8,.0f} samples/s",
+        f" loss {learning['final_loss']:.2f} of {learning['ln_k']:.2f}",
+    ]
     if accuracy:
         beside = f"raw {accuracy['raw_knn_top1']:.3f}, random {accuracy['random_knn_top1']:.3f}"
         words.append(f" kNN {accuracy['knn_top1']:.3f} ({beside})")

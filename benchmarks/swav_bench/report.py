@@ -261,7 +261,7 @@ def as_html(results: records.Results, data: Study, drawn: Sequence[plots.Plot]) 
     figures = []
     for number, plot in enumerate(drawn):
         panels = [
-            (panel.title, keys.facet(panel.setting), plots.inline(data, panel, plot, f"p{number}-{index}"))
+            (panel.title, keys.panel(panel), plots.inline(data, panel, plot, f"p{number}-{index}"))
             for index, panel in enumerate(plot.panels)
         ]
         figures.append((plot, panels))
@@ -310,6 +310,10 @@ class Keys:
         names = {"Precision": setting.precision, "Network": _network(setting), "Input": setting.input}
         names |= {"Data set": setting.dataset, "Device": setting.machine}
         return self._tokens({**batch, "Crops": setting.crops, "Queue": _queue(setting), **names})
+
+    def panel(self, panel: plots.Panel) -> str:
+        of_contestant = [self.contestant(panel.contestant)] if panel.contestant else []
+        return " ".join([self.facet(panel.setting), *of_contestant])
 
     def contestant(self, contestant: Contestant) -> str:
         several = len({c.mode for c in self._data.contestants if c.implementation == contestant.implementation}) > 1

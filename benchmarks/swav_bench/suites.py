@@ -134,6 +134,8 @@ _PLAIN = {"torch": ("eager",), "jax": ("jit",), "tensorflow": ("graph",)}
 _COMPILED = {"torch": ("compile", "cudagraph"), "tensorflow": ("xla",)}
 #: What one would otherwise write, to compare with.
 _PEERS = {"plain-torch": ("default",)}
+#: Peers that a suite measures only where they can be imported, unless they are asked for by name.
+OPTIONAL = {"lightly": ("default",)}
 
 _TEXTURES = Matrix(
     recipe="textures",
@@ -164,6 +166,7 @@ _CIFAR = dataclasses.replace(
     steps={(512, True): 400, (512, False): 700, (128, True): 1600, (128, False): 2600, None: 120},
 )
 _MEMORY = dataclasses.replace(_IMAGENET, steps={None: 20})
+_LARGEST = dataclasses.replace(_IMAGENET, task="largest_batch", implementations=_PLAIN, steps={None: 60})
 _LATER_PRECISIONS: tuple[Precision, ...] = ("tf32", "float32")
 _change = dataclasses.replace
 
@@ -175,13 +178,15 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
             timeout_s=300,
         ),
         "imagenet-shapes": Suite(
-            description="speed, memory, energy of ResNet-50 at 2x224 and 2x224+6x96, bfloat16 first, on made-up images",
+            description="speed, memory, energy, largest batch of ResNet-50 at 2x224 and 2x224+6x96, bfloat16 first",
             matrices=(
                 _IMAGENET,
                 _change(_IMAGENET, queue="on", priority=1),
-                _change(_IMAGENET, implementations=_COMPILED, priority=2),
-                _change(_IMAGENET, batches=(64, 1024), implementations=_PLAIN, priority=3),
-                _change(_IMAGENET, implementations=_PLAIN, precisions=_LATER_PRECISIONS, steps={None: 40}, priority=4),
+                _change(_LARGEST, priority=2),
+                _change(_IMAGENET, implementations=_COMPILED, priority=3),
+                _change(_IMAGENET, implementations=OPTIONAL, queue="both", priority=4),
+                _change(_IMAGENET, batches=(64, 1024), implementations=_PLAIN, priority=5),
+                _change(_IMAGENET, implementations=_PLAIN, precisions=_LATER_PRECISIONS, steps={None: 40}, priority=6),
             ),
             device="gpu",
             timeout_s=900,
@@ -191,9 +196,10 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
             matrices=(
                 _CIFAR,
                 _change(_CIFAR, queue="on", priority=1),
-                _change(_CIFAR, implementations=_COMPILED, priority=2),
-                _change(_CIFAR, batches=(128, 2048), implementations=_PLAIN, priority=3),
-                _change(_CIFAR, implementations=_PLAIN, precisions=_LATER_PRECISIONS, steps={None: 300}, priority=4),
+                _change(_CIFAR, implementations=_COMPILED, priority=3),
+                _change(_CIFAR, implementations=OPTIONAL, queue="both", priority=4),
+                _change(_CIFAR, batches=(128, 2048), implementations=_PLAIN, priority=5),
+                _change(_CIFAR, implementations=_PLAIN, precisions=_LATER_PRECISIONS, steps={None: 300}, priority=6),
             ),
             device="gpu",
             timeout_s=900,
@@ -209,20 +215,22 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
             timeout_s=900,
         ),
         "memory": Suite(
-            description="peak memory of ResNet-50 over batch sizes, and the largest batch that fits",
+            description="peak memory of ResNet-50 over batch sizes, and the largest batch that fits in float32",
             matrices=(
                 _MEMORY,
-                _change(_MEMORY, task="largest_batch", priority=1),
+                _change(_LARGEST, precisions=("float32",), multi_crop="on", priority=1),
                 _change(_MEMORY, batches=(32, 64, 128, 512), priority=2),
             ),
             device="gpu",
             timeout_s=1800,
         ),
         "accuracy": Suite(
-            description="what is learnt as a distribution: the textures with five seeds, with and without multi-crop",
+            description="what is learnt, over five seeds of the textures, and the loss in low precision beside float32",
             matrices=(
                 _change(_TEXTURES, batches=(32,), queue="off", seeds=(0, 1, 2, 3, 4)),
                 _change(_TEXTURES, batches=(32,), queue="on", seeds=(0, 1, 2, 3, 4), priority=1),
+                # For the loss beside float32's.
+                _change(_TEXTURES, batches=(32,), queue="off", precisions=("bfloat16", "tf32"), priority=2),
             ),
         ),
         "full": Suite(

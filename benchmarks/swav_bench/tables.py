@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from swav_bench.records import Record, machine
+from swav_spec.config import PRECISIONS
 
 #: Order of appearance, in tables, legends and filters; others follow by name.
 KNOWN = ("torch", "jax", "tensorflow", "plain-torch", "lightly", "numpy")
@@ -236,7 +237,10 @@ LARGEST_BATCH = Metric(
     "images per step",
     ("largest_batch", "batch"),
     "higher",
-    note="By bisection, each try in a process of its own. In small: the smallest that was seen not to fit.",
+    note=(
+        "By bisection, each try in a process of its own. In small: the smallest that was seen not to fit, and the "
+        "throughput with the largest."
+    ),
 )
 #: Spread within one run: metric -> fields of its interval, in the metric's group.
 INTERVALS = {
@@ -322,6 +326,29 @@ class Study:
         """Those that some row has."""
         return [metric for metric in METRICS if any(row.estimate(metric) for row in self.rows)]
 
+    @cached_property
+    def by_precision(self) -> dict[tuple[Setting, Contestant], dict[str, dict[int, Record]]]:
+        """(setting in float32, contestant) -> precision -> seed -> run, of seeds trained in float32 and in another."""
+        runs: dict[tuple[Setting, Contestant], dict[str, dict[int, Record]]] = {}
+        for row in self.rows:
+            key = (_replace(row.setting, precision="float32"), row.contestant)
+            for _, record in row.records:
+                if record["learning"]:
+                    of_seed = runs.setdefault(key, {}).setdefault(row.setting.precision, {})
+                    of_seed.setdefault(record["cell"]["seed"], record)
+        found = {}
+        for key, by_precision in runs.items():
+            wide = by_precision.pop("float32", {})
+            others: dict[str, dict[int, Record]] = {}
+            for precision in PRECISIONS:
+                of_seed = {seed: record for seed, record in by_precision.get(precision, {}).items() if seed in wide}
+                if of_seed:
+                    others[precision] = of_seed
+            shared = sorted({seed for of_seed in others.values() for seed in of_seed})
+            if shared:
+                found[key] = {"float32": {seed: wide[seed] for seed in shared}, **others}
+        return found
+
     def at(self, setting: Setting) -> list[Row]:
         return [row for row in self.rows if row.setting == setting]
 
@@ -354,7 +381,7 @@ class Study:
             parts.append("the recipe's lr" if setting.lr < 0 else f"lr {setting.lr:g}")
         if len({other.steps for other in self.settings if _replace(other, steps=0) == _replace(setting, steps=0)}) > 1:
             parts.append(f"{setting.steps} steps")
-        return ", ".join(parts)
+        return ", ".join(filter(None, parts))
 
     def reference(self, setting: Setting, path: tuple[str, str]) -> float | None:
         """Mean of a reference (raw pixels, ln K ...) over the records of a setting."""

@@ -225,8 +225,10 @@ def kernels(name: str, *, speed: float = 1.0) -> dict[str, Any]:
 
 
 def largest_batch(name: str, batch: int | None, *, multi_crop: bool = False) -> dict[str, Any]:
-    """A record of a search for the largest batch."""
-    made = failed(record(name, 64, multi_crop=multi_crop, queue=False), "ok", "")
+    """A record of a search for the largest batch, with the speed of a run with it."""
+    with_it = record(name, batch or 64, multi_crop=multi_crop, queue=False)
+    timed = {part: with_it[part] if batch else None for part in ("config", "timing", "memory", "work", "overhead")}
+    made = failed(record(name, 64, multi_crop=multi_crop, queue=False), "ok", "") | timed
     cell = made["cell"] | {"task": "largest_batch", "id": f"largest-{name}-{multi_crop}", "suite": "memory"}
     tried = [(64, batch is not None)] + ([(batch, True), (batch + 64, False)] if batch else [])
     tries = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 
 import pytest
@@ -90,7 +91,23 @@ def test_a_suite_for_gpus_is_rehearsed_on_a_cpu(command, tmp_path, suite):
     assert {record["status"] for record in found} == {"ok"}
     assert {record["cell"]["device"] for record in found} == {"cpu"}
     tasks = {record["cell"]["task"] for record in found}
-    assert tasks == ({"train"} if suite == "imagenet-shapes" else {"train", "kernels", "largest_batch"})
+    assert tasks == {"train", "largest_batch"} | ({"kernels"} if suite == "full" else set())
+
+
+def test_an_optional_peer_is_measured_where_it_can_be_loaded_or_was_asked_for(command, tmp_path):
+    (tmp_path / "lightly").mkdir()
+    (tmp_path / "lightly" / "__init__.py").write_text("raise ImportError('it is broken')")
+    path = os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]])
+    listed = ("run", "--suite", "imagenet-shapes", "--dry-run")
+    without = command(*listed, PYTHONPATH=path)
+    assert without.returncode == 0, without.stderr
+    first, *cells = without.stdout.splitlines()
+    assert re.match(r"Without lightly, a peer that is optional: implementation = 'lightly': .*it is broken", first)
+    assert not [line for line in cells if "lightly" in line]
+    assert "lightly" in command(*listed, "-i", "lightly", PYTHONPATH=path).stdout
+    refused = command("run", "--suite", "imagenet-shapes", "-i", "lightly", "--device", "cpu", PYTHONPATH=path)
+    assert refused.returncode == 2
+    assert "lightly is not installed" in refused.stderr or "pip install 'swav-bench[lightly]'" in refused.stderr
 
 
 def test_a_run_ends_with_the_table_and_the_report_and_check_judges_it(command, images, tmp_path):

@@ -77,6 +77,12 @@ def test_nothing_is_promised_before_anything_is_known(shown, cell):
     assert display.time_left() == ""
 
 
+def test_a_record_without_its_time_says_nothing_of_the_others(shown, cell, record):
+    display, _ = shown
+    display.start(cells=2, missing=[cell()], done=[record(wall_s=None)])
+    assert display.time_left() == ""
+
+
 def test_names_and_reasons_are_shown_as_they_are_and_do_nothing(shown, cell, record):
     display, file = shown
     display.start(cells=1, missing=[cell(implementation="[red]x[/red]:\x07Class")], done=[])

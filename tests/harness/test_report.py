@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 from xml.etree import ElementTree as ET
 
 import pytest
+from matplotlib.figure import Figure
 from rich.console import Console
 from tests.harness import synthetic_records as synthetic
 
@@ -204,6 +205,28 @@ def test_the_answer_follows_the_data():
     assert "jax in 8 of 8 settings" in lead(slow)
     factor = float(re.search(r"\((\d\.\d\d)", lead(slow))[1])
     assert factor == pytest.approx(1.5 * 2050 / 2400, abs=0.02)
+
+
+def test_the_answer_is_summed_up_where_there_is_much_of_it():
+    made = [
+        in_precision(precision, name=name) for precision in ("float32", "tf32", "bfloat16") for name in ("torch", "jax")
+    ]
+    data = tables.study(made)
+    answer = findings.headline(data)
+    assert answer[0].startswith("Fastest on Example CPU 3 GHz with 2 hardware threads: torch in 3 of 3 settings (1.")
+    assert len([sentence for sentence in answer if sentence.startswith("kNN top-1 on textures is ")]) == 1
+    places = dict(findings.details(data))
+    assert [places[precision][0].partition(":")[0] for precision in ("bfloat16", "float32", "tf32")] == [
+        "Fastest on bfloat16",
+        "Fastest on float32",
+        "Fastest on tf32",
+    ]
+    few = tables.study([record for record in made if record["cell"]["precision"] != "tf32"])
+    assert [sentence.partition(":")[0] for sentence in findings.headline(few) if sentence.startswith("Fastest")] == [
+        "Fastest on bfloat16",
+        "Fastest on float32",
+    ]
+    assert not dict(findings.details(few))["bfloat16"][0].startswith("Fastest")
 
 
 def test_overlapping_intervals_name_nobody():
@@ -539,6 +562,54 @@ def test_overhead_is_beside_throughput_with_its_interval(tmp_path):
     assert "SwAV's whole step takes 11" in everything(synthetic.demo())
 
 
+def in_precision(precision, *, name="torch", seed=0, loss=0.0):
+    """A run in that precision; its loss is so much above the same run's in float32, all along."""
+    made = synthetic.record(name, 32, multi_crop=True, queue=False, seed=seed)
+    learning = made["learning"]
+    curve = [[step, value + loss] for step, value in learning["loss_curve"]]
+    made["learning"] = learning | {"loss_curve": curve, "final_loss": learning["final_loss"] + loss}
+    cell = made["cell"]
+    return made | {"cell": cell | {"precision": precision, "id": f"{cell['id']}-{precision}"}}
+
+
+def test_the_loss_in_each_precision_lies_over_that_in_float32(tmp_path):
+    made = [in_precision("bfloat16", loss=0.14), in_precision("float32"), in_precision("tf32", loss=0.03)]
+    made += [in_precision("float32", seed=1), synthetic.record("jax", 32, multi_crop=True, queue=False)]
+    data = tables.study(made)
+    ((_, contestant),) = data.by_precision
+    assert contestant.implementation == "torch"
+    assert [(name, list(runs)) for name, runs in data.by_precision[next(iter(data.by_precision))].items()] == [
+        ("float32", [0]),
+        ("tf32", [0]),
+        ("bfloat16", [0]),
+    ]
+    plot = next(plot for plot in plots.plots(data) if plot.name == "precision")
+    (panel,) = plot.panels
+    assert panel.title == "torch, 2×32 + 4×16, no queue, batch 32"
+    with plots.style():
+        axes = Figure().subplots()
+        panel.draw(axes)
+    ends = {line.get_label(): line.get_ydata()[-1] for line in axes.get_lines()}
+    assert ends["tf32"] - ends["float32"] == pytest.approx(0.03)
+    assert ends["bfloat16"] - ends["float32"] == pytest.approx(0.14)
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["float32", "tf32", "bfloat16"]
+    said = dict(findings.details(data))["Precision"]
+    assert said == [
+        "The final loss in tf32 is within 0.030 (torch) nats of the same run's in float32.",
+        "The final loss in bfloat16 is within 0.14 (torch) nats of the same run's in float32.",
+    ]
+    page = report.write_report(synthetic.write(tmp_path, made)).read_text(encoding="utf-8")
+    assert "Loss by precision" in page
+    assert (tmp_path / "plots" / "precision.svg").exists()
+
+
+def test_without_float32_beside_it_a_precision_is_shown_alone():
+    data = tables.study([in_precision("bfloat16"), in_precision("float32", seed=1)])
+    assert data.by_precision == {}
+    assert "precision" not in {plot.name for plot in plots.plots(data)}
+    assert "Precision" not in dict(findings.details(data))
+
+
 def test_waiting_for_input_is_told_of_streams_only(tmp_path):
     assert "Waiting for input" not in page_of(synthetic.demo(), tmp_path)
     streamed = [made | {"cell": made["cell"] | {"input": "stream"}} for made in synthetic.demo()]
@@ -572,7 +643,7 @@ def test_kernels_and_largest_batches_have_tables_of_their_own(tmp_path):
     first, second = tables_shown["sinkhorn"].lines
     assert [cell.text for cell in first.cells] == ["300", "150"]
     assert [cell.best for cell in second.cells] == [False, True]
-    assert "not 576" in page
+    assert re.search(r"not 576, [\d,]+ samples/s", page)
     results = records.load(synthetic.write(tmp_path, made))
     assert "## Single operations and largest batches" in report.as_markdown(results, data, [])
 

@@ -55,6 +55,8 @@ def test_imagenet_shapes_begin_with_the_core():
     ]
     for one, other in pairwise(core):
         assert one.implementation != other.implementation
+    largest = planned[len(core) : len(core) + 6]
+    assert {(cell.task, cell.implementation) for cell in largest} == {("largest_batch", name) for name in FRAMEWORKS}
     configs = {cell.multi_crop: cell.config(samples=2048) for cell in core}
     assert configs[True].view_sizes == (224,) * 2 + (96,) * 6
     assert configs[False].view_sizes == (224,) * 2
@@ -82,7 +84,7 @@ def test_steps_last_long_enough_for_energy_where_the_goals_are_reached():
     good = {("imagenet-shapes", False): 2500, ("imagenet-shapes", True): 1600, ("cifar", True): 18000}
     for cell in [*plan("imagenet-shapes"), *plan("cifar")]:
         rate = good.get((cell.suite, cell.multi_crop))
-        if rate and cell.precision == "bfloat16" and cell.batch <= 512:
+        if rate and cell.task == "train" and cell.precision == "bfloat16" and cell.batch <= 512:
             timed = blocks(cell.config(samples=4096))
             assert timed.count * timed.steps * cell.batch / rate > SHORTEST_WINDOW_S, cell.title
 
@@ -95,9 +97,11 @@ def test_repeats_and_seeds_go_round_whole_rounds_of_the_matrix():
 def test_changes_apply_to_every_matrix():
     asked = Changes(batches=(8,), precisions=("float32",), queue="off", steps=15, implementations=("jax",))
     planned = plan("imagenet-shapes", asked, device="cpu")
-    assert [(cell.implementation, cell.batch, cell.multi_crop, cell.steps) for cell in planned] == [
-        ("jax", 8, False, 15),
-        ("jax", 8, True, 15),
+    assert [(cell.task, cell.implementation, cell.batch, cell.multi_crop, cell.steps) for cell in planned] == [
+        ("train", "jax", 8, False, 15),
+        ("train", "jax", 8, True, 15),
+        ("largest_batch", "jax", 8, False, 15),
+        ("largest_batch", "jax", 8, True, 15),
     ]
 
 
