@@ -26,7 +26,7 @@ def aside_tables(
     setting_keys: Callable[[Setting], str],
     label: Callable[[Setting], str],
 ) -> list[Pivot]:
-    """A table for each kernel, sizes down, and one of the largest batches, settings down; contestants across.
+    """A table for each kernel, sizes down, and one of the largest batches, settings down; across, who took part.
 
     Args:
         study: the records.
@@ -34,7 +34,8 @@ def aside_tables(
         label: of a setting.
     """
     of_task = {task: [row for row in study.asides if row.setting.task == task] for task in ("kernels", "largest_batch")}
-    columns = [(study.label(contestant), keys(contestant)) for contestant in study.contestants]
+    contestants = [found for found in study.contestants if any(row.contestant == found for row in study.asides)]
+    columns = [(study.label(contestant), keys(contestant)) for contestant in contestants]
     tables = []
     if largest := of_task["largest_batch"]:
         # The batch that a search starts from says nothing about where it ends.
@@ -42,7 +43,7 @@ def aside_tables(
         lines = []
         for setting in settings:
             rows = [row for row in largest if _without_batch(row.setting) == setting]
-            lines.append(_line(label(setting), setting_keys(setting), study, rows, _largest, keys))
+            lines.append(_line(label(setting), setting_keys(setting), contestants, rows, _largest, keys))
         tables.append(Pivot(LARGEST_BATCH, columns, lines))
     measured = of_task["kernels"]
     for name in dict.fromkeys(kernel["name"] for row in measured for kernel in _kernels(row)):
@@ -54,7 +55,7 @@ def aside_tables(
             for size in sizes:
                 title = ", ".join(part for part in (size, where if where != "All" else "") if part)
                 cell = _timed(rows, name, size)
-                lines.append(_line(title, setting_keys(setting), study, rows, cell, keys))
+                lines.append(_line(title, setting_keys(setting), contestants, rows, cell, keys))
         note = f"{KERNELS.get(name, '')} Median of blocks of calls, one fence a block; in small its 95 % interval."
         metric = Metric(f"kernel-{name}", name, "µs", ("kernels", name), "lower", note=note.strip())
         tables.append(Pivot(metric, columns, lines))
@@ -64,14 +65,14 @@ def aside_tables(
 def _line(
     title: str,
     tokens: str,
-    study: Study,
+    contestants: Sequence[Contestant],
     rows: Sequence[Row],
     cell: Callable[[Row], Cell],
     keys: Callable[[Contestant], str],
 ) -> Line:
     found = {row.contestant: row for row in rows}
     cells, links = [], []
-    for contestant in study.contestants:
+    for contestant in contestants:
         row = found.get(contestant)
         made = NOTHING
         if row is not None:

@@ -27,6 +27,8 @@ OUTCOMES = {
     "not_run": "not run",
 }
 
+#: Data sets on which there is nothing to be learnt.
+NOISE = ("noise", "noise-32")
 #: Of more devices, data sets and precisions together than this, the answer is summed up by device.
 MOST_CONTEXTS = 2
 #: CPU seconds per second that a cell on a CPU has if nothing else wants the machine, with room for accounting.
@@ -261,7 +263,7 @@ def _learning(study: Study, settings: Sequence[Setting]) -> list[str]:
     ends = [
         (estimate.value, limit)
         for setting in settings
-        if (limit := study.reference(setting, ("learning", "ln_k"))) is not None
+        if setting.dataset not in NOISE and (limit := study.reference(setting, ("learning", "ln_k"))) is not None
         for row in study.at(setting)
         if row.ranked and (estimate := row.estimate(METRIC["loss"]))
     ]

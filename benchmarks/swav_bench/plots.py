@@ -1,14 +1,15 @@
 """Plots of a study: each a set of small panels, drawn once for files (PNG, SVG) and once for the page (inline SVG).
 
-An implementation has one colour and one marker everywhere, a mode one line style. The colours are told apart with
-every common kind of colour blindness; markers say it again. Output is byte-identical for equal records and an equal
-matplotlib: no dates, fixed ids.
+An implementation has one colour and one marker everywhere, a mode one line style and one filling of the marker. The
+colours are told apart with every common kind of colour blindness; markers say it again. Output is byte-identical for
+equal records and an equal matplotlib: no dates, fixed ids.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -41,6 +42,9 @@ LOOKS = {
 #: For implementations we do not know, in order of their names.
 OTHERS = (("#4b4f9a", "#a3a7f2", "P"), ("#7a4a21", "#c99a6b", "X"), ("#56606e", "#b4bdc9", "*"))
 MODE_STYLES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
+MODE_FILLS: tuple[Any, ...] = ("full", "none", "left", "bottom")
+#: A setting's name beside an axis: characters in a line, and lines at most.
+LABEL_WIDTH, LABEL_LINES = 26, 4
 #: What stands beside accuracy, as (colour, line style).
 REFERENCES = {"raw pixels": (INK, "-"), "random weights": (MUTED, (0, (4, 2))), "chance": (MUTED, (0, (1, 1.5)))}
 #: precision -> line style, where those of one implementation lie over each other
@@ -143,9 +147,20 @@ class Looks:
     def marker(self, contestant: Contestant) -> str:
         return self.colours[contestant.implementation][2]
 
+    def drawn(self, contestant: Contestant) -> dict[str, Any]:
+        """Its marker and colour, as matplotlib takes them."""
+        shown = {"color": self.colour(contestant), "marker": self.marker(contestant)}
+        return shown | {"fillstyle": self.fill(contestant), "markerfacecoloralt": "none"}
+
     def line(self, contestant: Contestant) -> Any:
+        return MODE_STYLES[self._mode(contestant) % len(MODE_STYLES)]
+
+    def fill(self, contestant: Contestant) -> Any:
+        return MODE_FILLS[self._mode(contestant) % len(MODE_FILLS)]
+
+    def _mode(self, contestant: Contestant) -> int:
         alike = [other for other in self.study.contestants if other.implementation == contestant.implementation]
-        return MODE_STYLES[alike.index(contestant) % len(MODE_STYLES)]
+        return alike.index(contestant)
 
     def index(self, contestant: Contestant) -> int:
         return self.study.contestants.index(contestant)
@@ -246,6 +261,9 @@ def swatch(study: Study, contestant: Contestant) -> Markup:
         "X": '<path d="m11 2.5 3 2.6 3-2.6 1.6 1.6L16 7l2.6 2.9-1.6 1.6-3-2.6-3 2.6-1.6-1.6L12 7 9.4 4.1z"/>',
         "*": '<path d="m14 1.6 1.6 3.6 4 .3-3 2.7.9 3.9-3.5-2-3.5 2 .9-3.9-3-2.7 4-.3z"/>',
     }[looks.marker(contestant)]
+    # The line does not show through a marker that is not filled.
+    inside = {"full": 1, "none": 0}.get(looks.fill(contestant), 0.5)
+    shape = shape[:-2] + ' fill="var(--ground)" stroke="currentColor"/>' + shape[:-2] + f' fill-opacity="{inside}"/>'
     style = looks.line(contestant)
     dashes = "" if style == "-" else f' stroke-dasharray="{" ".join(str(1.4 * part) for part in style[1])}"'
     text = (
@@ -297,6 +315,7 @@ def _by_setting(
     if not metrics:
         return None
     settings = [s for s in study.settings if any(row.estimate(metrics[0]) for row in study.at(s))][::-1]
+    labels = [_wrapped(study.setting_label(setting)) for setting in settings]
 
     def draw(axes: Axes, metric: Metric) -> None:
         for place, setting in enumerate(settings):
@@ -316,7 +335,6 @@ def _by_setting(
                 places, estimates = [place for place, _ in found], [estimate for _, estimate in found]
                 x = [estimate.value * metric.scale for estimate in estimates]
                 _points(axes, looks, contestant, x, places, estimates, metric.scale, across=True, connect=False)
-        labels = [_brief(study.setting_label(setting)) for setting in settings]
         axes.set_yticks(range(len(settings)), labels, fontsize=7.5)
         axes.set_ylim(-0.6, len(settings) - 0.4)
         axes.tick_params(axis="y", length=0)
@@ -329,7 +347,8 @@ def _by_setting(
         axes.set_xlabel(f"{metric.unit}, log scale" if log else f"top-1 ({metric.unit})")
 
     panels = [Panel(metric.title, _bind(draw, metric)) for metric in metrics]
-    height = max(HEIGHT, 0.9 + max(0.3, 0.1 * len(study.contestants)) * len(settings))
+    lines = max(label.count("\n") + 1 for label in labels)
+    height = max(HEIGHT, 0.9 + max(0.3, 0.1 * len(study.contestants), 0.14 * lines) * len(settings))
     description = " ".join(metric.note for metric in metrics)
     return Plot(name, title, description, panels, references=bool(metrics[0].references), height=height)
 
@@ -448,7 +467,7 @@ def _loss_curves(study: Study, looks: Looks) -> Plot | None:
         for contestant, steps, losses in found[setting]:
             (line,) = axes.plot(steps, losses, color=looks.colour(contestant), ls=looks.line(contestant), lw=1.2)
             line.set_gid(f"contestant{looks.index(contestant)}")
-            (end,) = axes.plot(steps[-1:], losses[-1:], looks.marker(contestant), color=looks.colour(contestant))
+            (end,) = axes.plot(steps[-1:], losses[-1:], **looks.drawn(contestant))
             end.set_gid(f"contestant{looks.index(contestant)}")
         axes.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -526,15 +545,14 @@ def _front(study: Study, looks: Looks) -> Plot | None:
         x, y = zip(*pareto([(fast, good) for _, _, fast, good in points]), strict=True)
         axes.plot(x, y, color=MUTED, lw=1, drawstyle="steps-pre", zorder=1)
         for contestant in dict.fromkeys(point[1] for point in points):
-            colour = looks.colour(contestant)
             for multi_crop in (True, False):
                 mine = [point for point in points if point[1] == contestant and point[0].multi_crop == multi_crop]
                 (dots,) = axes.plot(
                     [point[2] for point in mine],
                     [point[3] for point in mine],
-                    looks.marker(contestant),
-                    color=colour,
-                    markerfacecolor=colour if multi_crop else "none",
+                    ls="none",
+                    markersize=7 if multi_crop else 4,
+                    **looks.drawn(contestant),
                 )
                 dots.set_gid(f"contestant{looks.index(contestant)}")
         axes.set_xlim(0, max(point[2] for point in points) * 1.08)
@@ -547,7 +565,7 @@ def _front(study: Study, looks: Looks) -> Plot | None:
 
     panels = [Panel(study.setting_label(context) or "All settings", _bind(draw, context)) for context in found]
     text = (
-        "A point for each row of the main table: filled with multi-crop, hollow without. "
+        "A point for each row of the main table: large with multi-crop, small without. "
         "No row is both faster and more accurate than one on the line. Up and to the right is better."
     )
     return Plot("front", "Speed and accuracy", text, panels)
@@ -576,8 +594,7 @@ def _points(
 ) -> None:
     """Markers with their spread (along y, or x if `across`), joined by a line if asked."""
     colour = looks.colour(contestant)
-    marker = looks.marker(contestant)
-    (line,) = axes.plot(x, y, marker=marker, color=colour, ls=looks.line(contestant) if connect else "none")
+    (line,) = axes.plot(x, y, ls=looks.line(contestant) if connect else "none", **looks.drawn(contestant))
     line.set_gid(f"contestant{looks.index(contestant)}")
     for at_x, at_y, estimate in zip(x, y, estimates, strict=False):
         if estimate.low is None or estimate.high is None:
@@ -594,8 +611,7 @@ def _handles(study: Study, plot: Plot) -> list[Any]:
         return [Patch(color=PARTS[name][0], label=name) for name, _ in plot.parts]
     looks = Looks(study)
     handles = [
-        Line2D([], [], color=looks.colour(c), marker=looks.marker(c), ls=looks.line(c), label=_plain(study.label(c)))
-        for c in study.contestants
+        Line2D([], [], ls=looks.line(c), label=_plain(study.label(c)), **looks.drawn(c)) for c in study.contestants
     ]
     if plot.references:
         handles += [Line2D([], [], color=c, ls=s, lw=1.2, label=name) for name, (c, s) in REFERENCES.items()]
@@ -610,6 +626,11 @@ def _plain(label: str) -> str:
 def _brief(label: str) -> str:
     """The label, cut where it would leave no room for the plot."""
     return label if len(label) <= 56 else label[:55] + "…"
+
+
+def _wrapped(label: str) -> str:
+    """The label in lines; names that have no spaces are cut anywhere."""
+    return "\n".join(textwrap.wrap(label, LABEL_WIDTH, max_lines=LABEL_LINES, placeholder="…"))
 
 
 def _facets(study: Study) -> list[Setting]:

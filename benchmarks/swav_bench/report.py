@@ -217,7 +217,8 @@ def pivots(data: Study) -> list[Pivot]:
             for _, path in metric.references:
                 value = data.reference(setting, path)
                 cells.append(Cell("–", kind="none") if value is None else Cell(metric.show(value), kind="reference"))
-            lines.append(Line(_setting_label(data, setting), "", cells, keys.setting(setting), links))
+            if any(cell.kind != "none" for cell in cells):
+                lines.append(Line(_setting_label(data, setting), "", cells, keys.setting(setting), links))
         made.append(Pivot(metric, columns, lines))
     return made
 

@@ -19,6 +19,8 @@ from swav_spec.config import PRECISIONS
 
 #: Order of appearance, in tables, legends and filters; others follow by name.
 KNOWN = ("torch", "jax", "tensorflow", "plain-torch", "lightly", "numpy")
+#: Order of an implementation's modes: as it comes, then as it is compiled further; others follow by name.
+KNOWN_MODES = ("default", "eager", "jit", "graph", "compile", "cudagraph", "xla")
 #: Metrics of memory: of a table or sentence with room for one, the first that was measured.
 MEMORY = ("allocator_memory", "nvml_memory", "process_memory")
 #: A difference between seeds is named only where a split this clean happens by luck at most this often.
@@ -82,7 +84,8 @@ class Contestant:
     @property
     def order(self) -> tuple[Any, ...]:
         known = KNOWN.index(self.implementation) if self.implementation in KNOWN else len(KNOWN)
-        return known, self.implementation, self.mode, self.environment
+        mode = KNOWN_MODES.index(self.mode) if self.mode in KNOWN_MODES else len(KNOWN_MODES)
+        return known, self.implementation, mode, self.mode, self.environment
 
 
 @dataclass(frozen=True)
@@ -440,7 +443,9 @@ def study(records: Iterable[Record]) -> Study:
             network=cell["network"] or "",
         )
         rows.setdefault((setting, Contestant(name, mode, environment)), []).append((index, record))
-    ordered = sorted(rows.items(), key=lambda item: (item[0][0], item[0][1].order))
+    # What was planned first is the most telling.
+    contexts = list(dict.fromkeys(setting.context for setting, _ in rows))
+    ordered = sorted(rows.items(), key=lambda item: (contexts.index(item[0][0].context), item[0][0], item[0][1].order))
     every = [Row(*key, tuple(runs)) for key, runs in ordered]
     trained = tuple(row for row in every if row.setting.task == "train")
     asides = tuple(row for row in every if row.setting.task != "train")
