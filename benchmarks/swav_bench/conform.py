@@ -58,19 +58,21 @@ def conform(
         profile: "dev", "ci" (the same examples every time) or "thorough" (2,000 a property).
         seed: of the examples, except in "ci".
         select: only properties whose name contains this.
-        json_path: where the verdicts go as JSON, written in one go.
+        json_path: where the verdicts go as JSON, whole or not at all.
         console: where the table goes; standard output by default.
 
     Returns:
         0 if nothing failed, 1 if something did.
 
     Raises:
-        InvalidInput: there is no such class, device or profile, hypothesis is not installed, or the class has no
-            function that a selected property is about.
+        InvalidInput: there is no such class, device or profile, hypothesis is not installed, the class has no function
+            that a selected property is about, or the file cannot be written.
     """
     suite = _suite()
     require(profile in suite.PROFILES, "profile", profile, "one of " + ", ".join(suite.PROFILES))
     require(0 <= seed < 2**32, "seed", seed, "in 0..2^32-1")
+    if json_path is not None:
+        require(json_path.parent.is_dir(), "json", str(json_path), "in a folder that exists")
     subject = load(target, Execution(device, precision, mode))  # type: ignore[arg-type]
     console = console or Console()
     outcomes = []
@@ -86,7 +88,11 @@ def conform(
     console.print(table(target, outcomes))
     if json_path is not None:
         settings = {"device": device, "precision": precision, "mode": mode, "profile": profile, "seed": seed}
-        write_atomically(json_path, json.dumps(report(target, settings, outcomes), indent=1, allow_nan=False) + "\n")
+        verdicts = json.dumps(report(target, settings, outcomes), indent=1, allow_nan=False) + "\n"
+        try:
+            write_atomically(json_path, verdicts)
+        except OSError as error:
+            raise InvalidInput(f"json = {str(json_path)!r}: cannot be written ({error.strerror or error})") from error
     return FAILED if any(outcome.status == "failed" for outcome in outcomes) else PASSED
 
 
@@ -180,8 +186,6 @@ def _suite() -> Any:
     try:
         return importlib.import_module("swav_spec.testing.suite")
     except ModuleNotFoundError as error:
-        if error.name != "hypothesis":
-            raise
         raise InvalidInput(
-            "conform needs hypothesis, which is not installed; install it with: pip install 'swav-bench[conform]'"
+            f"conform needs {error.name}, which is not installed; install it with: pip install 'swav-bench[conform]'"
         ) from error

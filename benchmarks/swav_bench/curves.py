@@ -68,7 +68,10 @@ def command(
     folder: Annotated[Path, typer.Argument(help="A folder of folders that `swav-bench train` has filled.")],
 ) -> None:
     """Draw the runs in a folder over each other, and say whether frameworks differ beyond the spread of their seeds."""
-    found = write(folder)
+    try:
+        found = write(folder)
+    except OSError as error:
+        raise InvalidInput(f"folder = {str(folder)!r}: cannot be written ({error.strerror or error})") from error
     for sentence in found["sentences"]:
         print(sentence)
     print(f"Page: {folder / MARKDOWN}")
@@ -103,14 +106,14 @@ def read(folder: Path) -> list[Run]:
     """The runs in a folder's folders, by framework and seed.
 
     Raises:
-        InvalidInput: there are no two that have ended with an accuracy, or they were not asked for the same.
+        InvalidInput: there are no two that have ended with a loss and an accuracy, or they were not asked for the same.
     """
     require(folder.is_dir(), "folder", str(folder), "a folder of training runs")
     runs = []
     for path in sorted(folder.iterdir()):
         there = RunFolder(path)
         said, summary = there.read(there.config), there.read(there.summary)
-        if said is None or summary is None or not summary["accuracy"]:
+        if said is None or summary is None or not summary["accuracy"] or summary["final_loss"] is None:
             continue
         settings = said["settings"]
         asked = {name: value for name, value in settings.items() if name not in OWN}

@@ -127,7 +127,7 @@ def _version(name: str) -> str | None:
 def _cpu() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
+    except OSError:  # pragma: no cover - a system without /proc
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Hardware"))]
     return names[0] if names else platform.processor() or "unknown"

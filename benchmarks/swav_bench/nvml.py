@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 try:
     import pynvml
-except ImportError:  # an environment that was made without it; GPU runs then lack energy, nothing else
+except ImportError:  # pragma: no cover - the tests' environment has it; GPU runs without it lack energy, nothing else
     pynvml = None
 
 #: NVML updates its counters some ten times a second: shorter windows than this say little.

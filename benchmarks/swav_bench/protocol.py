@@ -157,7 +157,7 @@ def _child(
                 status.update(Text(printable(phase)))
             elif event["event"] == "progress":
                 status.update(Text(f"{printable(phase)}, step {event['step']} of {event['steps']}"))
-            elif event["event"] == "epoch":
+            else:  # an epoch
                 console.print(Text(epoch_line(event)), soft_wrap=True)
 
         ended = children.run("protocol", job, process, handle)

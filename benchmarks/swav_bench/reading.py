@@ -141,7 +141,7 @@ def asked(
             def told(event: Event) -> None:
                 if event["event"] == "phase":
                     status.update(printable(event["name"]))
-                elif event["event"] == "progress":
+                else:  # progress
                     status.update(f"{event['split']}: {event['done']:,} of {event['samples']:,} images")
 
             ended = children.run(task, values | job, process, told)

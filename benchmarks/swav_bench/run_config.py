@@ -301,9 +301,8 @@ def _fitted(hint: Any, value: Any, where: str) -> Any:
         require(math.isfinite(value), where, value, "finite")
         return float(value)
     simple = {int: "a whole number", str: "a text", bool: "true or false"}
-    if hint in simple:
-        fits = isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
-        require(fits, where, value, simple[hint])
+    fits = isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+    require(fits, where, value, simple[hint])
     return value
 
 

@@ -50,7 +50,7 @@ def write(path: Path, tensors: weights.Tensors, interpreters: Mapping[str, str] 
         plain, temporary = Path(folder) / "tensors.safetensors", path.with_name(f".{path.name}.part")
         weights.write_tensors(plain, tensors)
         try:
-            job = {"source": str(plain), "out": str(temporary.absolute())}
+            job = {"source": str(plain), "out": str(temporary.absolute()), "asked": str(path)}
             _run("write torch file", job, Path(folder), interpreters)
             temporary.replace(path)
         finally:
@@ -110,7 +110,11 @@ class Reading(_Task):
 
 
 class Writing(_Task):
-    """Turns safetensors into a file of torch.save."""
+    """Turns safetensors into a file of torch.save, which will have the name that was asked for."""
+
+    def __init__(self, job: Mapping[str, Any], reporter: Reporter) -> None:
+        super().__init__(job, reporter)
+        self.asked = job["asked"]
 
     def run(self) -> None:
         torch = self.torch()
@@ -118,4 +122,4 @@ class Writing(_Task):
         try:
             torch.save({name: torch.from_numpy(np.array(tensor)) for name, tensor in tensors.items()}, self.out)
         except (OSError, RuntimeError) as error:
-            raise InvalidInput(f"out = {str(self.out)!r}: cannot be written ({error})") from error
+            raise InvalidInput(f"out = {self.asked!r}: cannot be written ({error})") from error

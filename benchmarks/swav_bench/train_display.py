@@ -44,7 +44,7 @@ class TrainDisplay:
             self._print(f"COLLAPSE? {event['sentence']}", "bold red")
         elif kind == "phase":
             self.phase(event["name"])
-        elif kind == "progress":
+        else:  # progress
             self._learn(event)
             self.line(event)
 

@@ -215,7 +215,7 @@ class Loop:
             "format": FORMAT,
             "status": status,
             "reason": reason,
-            "step": lines[-1]["step"] if lines else 0,
+            "step": lines[-1]["step"] if lines else self.task.found["step"],
             "steps": self.config.schedule.steps,
             "train_s": self.time_s,
             "final_loss": final_loss(lines, self.config),

@@ -249,10 +249,8 @@ class Training:
         self.folder.write(self.folder.summary, self.found["summary"])
 
 
-def decoded_bytes(images: Images) -> int:
+def decoded_bytes(images: EncodedSet) -> int:
     """Bytes that the images take in memory, on a canvas as large as the largest needs; as judged by some of them."""
-    if isinstance(images, ImageSet):
-        return images.images.nbytes
     from swav_data.decode import decode
 
     sides = []

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -108,5 +109,32 @@ def command(tmp_path):
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             **options,
         )
+
+    return go
+
+
+class Said(NamedTuple):
+    """The exit code of a command, and what it wrote to standard output and to standard error."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def main(tmp_path, monkeypatch, capsys):
+    """Runs `swav-bench` with these arguments in `tmp_path` and in this process: a second faster than `command`."""
+    from swav_bench import cli
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli.signal, "signal", lambda number, handler: None)  # the tests' own handlers stay
+    monkeypatch.setattr(sys, "path", [*sys.path, str(HERE)])
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def go(*arguments):
+        monkeypatch.setattr(sys, "argv", ["swav-bench", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return Said(ended.value.code, *capsys.readouterr())
 
     return go

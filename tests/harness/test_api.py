@@ -146,6 +146,12 @@ def test_mistakes_get_a_sentence(images, says):
         model().embed(images)
 
 
+def test_central_views_are_the_same_by_their_crops_and_by_their_resolutions():
+    """A stranger's implementation may look at either."""
+    central = api.Central((8, 32), Augmentation())
+    assert [(group.size, group.count) for group in central.crops] == list(central.resolutions) == [(8, 1), (32, 1)]
+
+
 def test_what_cannot_be_asked_is_refused(tmp_path):
     for options, says in (
         ({"share": 0}, "share = 0"),

@@ -19,6 +19,7 @@ from swav_bench import api, assign, prototype_sheet, reading
 from swav_bench.features_task import THUMB, Nearest
 from swav_bench.prototype_sheet import Shown
 from swav_bench.reading import Reading
+from swav_data.images import ImageSet, Splits
 from swav_data.sources import load
 from swav_spec.errors import InvalidInput
 from swav_spec.tolerance import bound, error
@@ -28,9 +29,9 @@ NUMPY = "numpy_trainer:NumpyTrainer"
 
 @pytest.fixture(autouse=True)
 def _here(monkeypatch, request):
-    """What a child process does is done here, but for the command's test, and finds its trainer as a child would."""
+    """What a child process does is done here, but for the command's tests, and finds its trainer as a child would."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    if "command" not in request.fixturenames:
+    if not {"command", "main"} & set(request.fixturenames):
         monkeypatch.setattr(reading.children, "run", in_process.run)
 
 
@@ -80,6 +81,27 @@ def test_the_sheet_shows_the_images_of_the_highest_scores(tmp_path, images_with_
     assert seen["title"].endswith("train: images nearest to the 3 most used of 5 prototypes")
     with Image.open(sheet) as image:
         assert image.format == "PNG"
+
+
+def test_the_sheet_of_a_set_in_memory_shows_its_own_pixels(tmp_path, monkeypatch):
+    draw = np.random.default_rng(5)
+    pixels = draw.integers(0, 255, (10, 8, 12, 3), dtype=np.uint8)
+    part = ImageSet("some/train", pixels, np.full(10, 8), np.full(10, 12), np.arange(10) % 2, ("a", "b"))
+    monkeypatch.setattr("swav_bench.features_task.open_source", lambda source: Splits(train=part))
+    seen = {}
+    monkeypatch.setattr(prototype_sheet, "draw", lambda shown, **rest: seen.update(shown=shown) or b"")
+    assign.assign(given(tmp_path, "some"), tmp_path / "p.csv", sheet=tmp_path / "p.png", prototypes=1, nearest=3)
+    shown = seen["shown"]
+    for row, picture in zip(shown.rows[0], shown.pictures[0], strict=True):
+        square = pixels[row, :, 2:10]  # the middle of 12 columns
+        assert np.array_equal(picture, np.repeat(np.repeat(square, THUMB // 8, axis=0), THUMB // 8, axis=1))
+
+
+def test_a_sheet_that_cannot_be_written_is_one_sentence(tmp_path, images_with_test):
+    (tmp_path / "p.png").mkdir()
+    with pytest.raises(InvalidInput, match=r"^sheet = .*p\.png': cannot be written \(Is a directory\)$"):
+        assign.assign(given(tmp_path, images_with_test), tmp_path / "p.csv", split="test", sheet=tmp_path / "p.png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p.csv", "p.png", "small.safetensors"]
 
 
 def shown_of(pictures, labels=(0, 0, 1), prototype=(2, 2, 2)):
@@ -177,3 +199,14 @@ def test_the_command(command, tmp_path, images_with_test):
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"p.csv, p.png: 96 train images of {images_with_test.name}; ")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.csv", "p.png", "small.safetensors"]
+
+
+def test_a_framework_that_fails_is_one_sentence_and_exit_code_1(main, tmp_path, images_with_test):
+    write(tmp_path)
+    done = main("assign", "--weights", "small.safetensors", "--data", images_with_test, "-f", "numpy_trainer:Broken")
+    assert done == (
+        1,
+        "",
+        "swav-bench: numpy_trainer:Broken: while reading the train images: RuntimeError: the device has gone\n",
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["small.safetensors"]

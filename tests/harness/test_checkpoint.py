@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from swav_bench import checkpoint
 from swav_bench.checkpoint import Checkpoint
+from swav_spec import config as configs
 from swav_spec.errors import InvalidInput
 from swav_spec.recipes import recipe, resolve
 
@@ -101,6 +103,18 @@ def test_other_files_are_refused(tmp_path):
     save_file({"weight": np.zeros(2)}, tmp_path / "weights.safetensors")
     with pytest.raises(InvalidInput, match="format = None"):
         checkpoint.read(tmp_path / "weights.safetensors")
+
+
+@pytest.mark.parametrize("damage", [{"config": "{"}, {"run": "[1"}, {"config": None}, {"run": None}])
+def test_a_damaged_header_is_refused_by_name(tmp_path, damage):
+    from safetensors.numpy import save_file
+
+    path = checkpoint.save(tmp_path, made())
+    header = {"format": checkpoint.FORMAT, "config": json.dumps(configs.to_dict(CONFIG)), "run": "{}"} | damage
+    kept = {name: text for name, text in header.items() if text is not None}
+    save_file({"step": np.asarray(7)}, path, kept)
+    with pytest.raises(InvalidInput, match=r"step-000000007\.safetensors: its header is damaged"):
+        checkpoint.read(path)
 
 
 def test_another_config_is_refused_field_by_field():

@@ -305,6 +305,46 @@ def test_mistakes_get_a_sentence(source, tmp_path, arguments, says):
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_what_is_converted_already_must_be_of_the_network_that_was_named(tmp_path):
+    weights.write(tmp_path / "ours.safetensors", weights.Weights(NETWORK, drawn(), 32))
+    convert(tmp_path / "ours.safetensors", tmp_path / "same.safetensors", network="convnet4")
+    assert_same(weights.load(tmp_path / "same.safetensors").tensors, drawn())
+    for network, says in (("resnet50", "are of convnet4, not of resnet50"), ("resnet51", "must be one of resnet50, ")):
+        with pytest.raises(InvalidInput, match=says):
+            convert(tmp_path / "ours.safetensors", tmp_path / "other.safetensors", network=network)
+    assert not (tmp_path / "other.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("out", "to", "says"),
+    [
+        ("folder.safetensors", "swav-bench", r"^out = .*folder\.safetensors': cannot be written \(Is a directory\)$"),
+        ("/proc/ours.pth", "published", r"^out = '/proc/ours\.pth': cannot be written \("),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path, out, to, says):
+    weights.write(tmp_path / "ours.safetensors", weights.Weights(NETWORK, drawn(), 32))
+    (tmp_path / "folder.safetensors").mkdir()
+    with pytest.raises(InvalidInput, match=says):
+        convert(tmp_path / "ours.safetensors", tmp_path / out, to=to)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.safetensors", "ours.safetensors"]
+
+
+def test_numbers_that_numpy_does_not_have_are_refused_by_name(tmp_path):
+    """Other programs write backbones in bfloat16; a file of PyTorch may hold it, see above."""
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.bfloat16() for name, tensor in as_torch(drawn()).items()}, tmp_path / "half.safetensors")
+    with pytest.raises(InvalidInput, match=r"half\.safetensors: cannot be read \(.*bfloat16"):
+        convert(tmp_path / "half.safetensors", tmp_path / "ours.safetensors")
+
+
+def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path):
+    unreadable = Path("/proc/self/clear_refs")  # by anybody, root included
+    with pytest.raises(InvalidInput, match="/proc/self/clear_refs: cannot be read as safetensors"):
+        convert(unreadable, tmp_path / "ours.safetensors")
+
+
 def test_loading_says_what_to_do_with_other_files(source, tmp_path):
     with pytest.raises(InvalidInput, match="convert it first: swav-bench convert"):
         weights.load(source(as_torch(drawn())))

@@ -85,15 +85,29 @@ def test_the_page_follows_from_the_logs_alone(folder):
     assert made[curves.PNG].startswith(b"\x89PNG")
 
 
+def test_the_command_says_the_sentences_and_where_the_page_is(main, folder):
+    done = main("curves", folder)
+    (sentence,) = json.loads((folder / "curves.json").read_text())["sentences"]
+    assert done == (0, f"{sentence}\nPage: {folder / curves.MARKDOWN}\n", "")
+
+
+def test_a_page_that_cannot_be_written_is_one_sentence_and_exit_code_2(main, folder):
+    (folder / curves.MARKDOWN).mkdir()
+    done = main("curves", folder)
+    assert done == (2, "", f"swav-bench: folder = {str(folder)!r}: cannot be written (Is a directory)\n")
+
+
 def test_runs_of_another_thing_are_not_laid_over_each_other(folder):
     make_run(folder, "jax", 7, 0.7, recipe="cifar10")
     with pytest.raises(InvalidInput, match="asked for different things"):
         curves.write(folder)
 
 
-def test_runs_that_have_not_ended_are_left_out(folder):
-    unfinished = make_run(folder, "jax", 7, 0.1)
+def test_runs_that_have_not_ended_or_have_lost_their_losses_are_left_out(folder):
+    unfinished, without_log = (make_run(folder, "jax", seed, 0.1) for seed in (7, 8))
     (unfinished / "summary.json").unlink()
+    summary = json.loads((without_log / "summary.json").read_text())
+    (without_log / "summary.json").write_text(json.dumps(summary | {"final_loss": None}))
     assert [run.seed for run in curves.read(folder) if run.framework == "jax"] == [0, 1, 2]
 
 

@@ -126,6 +126,9 @@ def test_bad_images_stop_it_or_are_left_out(tmp_path, pictures):
         ({}, {"splits": ["validation"]}, "split = 'validation': must be one that .* has: train, test"),
         ({}, {"out": "features.csv"}, r"out = .* must be a file that ends in \.parquet"),
         ({}, {"out": "nowhere/features.parquet"}, "out = .* in a folder that exists"),
+        ({}, {"out": "/proc/features.parquet"}, r"^out = '/proc': cannot be written \("),
+        ({}, {"out": "taken.parquet"}, r"^out = .*taken\.parquet': cannot be written \(Is a directory\)"),
+        ({"framework": "fake:WithoutGpu", "device": "gpu"}, {}, "fake:WithoutGpu cannot use a GPU here: device = "),
         ({"framework": "numpy_trainer:NotFinite"}, {}, "features that are not finite"),
     ],
 )
@@ -133,6 +136,7 @@ def test_mistakes_get_a_sentence(tmp_path, pictures, changes, arguments, says):
     if "weights" in changes:
         changes = {"weights": tmp_path / changes["weights"]}
     reads = given(tmp_path, **{"data": pictures} | changes)
+    (tmp_path / "taken.parquet").mkdir()
     before = sorted(tmp_path.iterdir())
     with pytest.raises(InvalidInput, match=says):
         embed.embed(reads, tmp_path / arguments.pop("out", "f.parquet"), **arguments)

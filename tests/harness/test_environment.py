@@ -84,3 +84,5 @@ def test_peak_memory_is_the_systems_high_water_mark(tmp_path):
     status.write_text("VmPeak:\t 900 kB\nVmHWM:\t 123 kB\nVmRSS:\t 50 kB\n")
     assert memory.process_peak_bytes(status) == 123 * 1024
     assert memory.process_peak_bytes(tmp_path / "missing") is None
+    status.write_text("VmRSS:\t 50 kB\n")
+    assert memory.process_peak_bytes(status) is None

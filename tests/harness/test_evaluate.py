@@ -35,9 +35,9 @@ FILES = ["classes-knn.csv", "classes-linear.csv", "confusion-knn.csv", "confusio
 
 @pytest.fixture(autouse=True)
 def _here(monkeypatch, request):
-    """What a child process does is done here, but for the command's test, and finds its trainer as a child would."""
+    """What a child process does is done here, but for the command's tests, and finds its trainer as a child would."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    if "command" not in request.fixturenames:
+    if not {"command", "main"} & set(request.fixturenames):
         monkeypatch.setattr(reading.children, "run", in_process.run)
 
 
@@ -230,3 +230,13 @@ def test_the_command(command, tmp_path, images_with_test):
     done = command("evaluate", "--weights", "absent", "--data", images_with_test, "-f", NUMPY)
     assert done.returncode == 2
     assert done.stderr.startswith("swav-bench: weights ")
+
+
+def test_a_framework_that_fails_is_one_sentence_and_exit_code_1(main, tmp_path, images_with_test):
+    write(tmp_path)
+    done = main("evaluate", "--weights", "small.safetensors", "--data", images_with_test, "-f", "numpy_trainer:Broken")
+    assert (done.code, done.out) == (1, "")
+    assert done.err == (
+        "swav-bench: numpy_trainer:Broken: while reading the train images: RuntimeError: the device has gone\n"
+    )
+    assert list((tmp_path / "evaluation").iterdir()) == []

@@ -57,6 +57,20 @@ def test_the_command_writes_both_pages_and_checks_them(command, root):
     assert "must be a folder of folders with records.jsonl" in done.stderr
 
 
+def test_a_page_that_cannot_be_written_is_one_sentence_and_exit_code_2(main, root):
+    (root / index.MARKDOWN).mkdir()
+    done = main("index", "all")
+    assert done == (2, "", "swav-bench: results = 'all': cannot be written (Is a directory)\n")
+
+
+def test_what_ended_before_its_framework_was_there_names_none(tmp_path):
+    record = synthetic.failed(synthetic.record("torch", 32, multi_crop=False, queue=False), "error", "it broke")
+    record["environment"] |= {"implementation": None}
+    folder = synthetic.write(tmp_path / "some", [record])
+    columns = dict(zip(index.COLUMNS[1:], index.entry(tmp_path, folder).columns, strict=True))
+    assert (columns["Implementations"], columns["Cells"]) == ("", "1 error")
+
+
 class Tags(HTMLParser):
     def __init__(self):
         super().__init__()

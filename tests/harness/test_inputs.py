@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from swav_bench import evaluation, inputs, measure, records, runner, training
+from swav_bench import evaluation, first_step, inputs, measure, records, runner, training
 from swav_bench.progress import Display
 from swav_bench.training import Span
 from swav_data import stream as streams
@@ -249,9 +249,9 @@ def measured(cell, monkeypatch):
 
     def go(name="Fake", against=None, reading=None, raw=None, **changes):
         made = cell(name, **{"batch": 8, "steps": 15} | changes)
-        job = {"cell": made.to_job(), "parity": against, "raw_pixels": raw, "reading": reading or {}}
+        job = {"cell": made.to_job(), "first_step": None, "parity": against, "raw_pixels": raw}
         reporter = SimpleNamespace(send=lambda event, **values: None, phase=lambda name: None)
-        measurement = measure.Measurement(job, reporter)
+        measurement = measure.Measurement(job | {"reading": reading or {}}, reporter)
         measurement.run()
         return measurement
 
@@ -265,11 +265,11 @@ def test_a_streaming_cell_takes_the_same_first_step_and_does_not_load_the_set(me
     (photos / "test").rmdir()
     resident = measured(dataset=str(photos), precision=lower)
     assert resident.found["data"] | {"workers": 0, "prefetch": 3} != resident.found["data"]
-    against = {"implementation": "resident", "summary": resident.found["parity_summary"]}
+    against = {"implementation": "resident", **resident.found["parity_summary"]}
     asked = []
     original = streams.decode_into
     monkeypatch.setattr(streams, "decode_into", lambda *given: (asked.append(len(given[1])), original(*given))[1])
-    monkeypatch.setattr(measure, "load", None)
+    monkeypatch.setattr(first_step, "load", None)
     for kind in ("stream", "views"):
         asked.clear()
         reading = {"workers": 0, "prefetch": 3}
@@ -340,6 +340,7 @@ def test_middles_are_each_images_own_in_their_order(trainer, photos, config, mon
 def test_a_large_set_is_sampled_and_bad_images_are_left_out_of_its_evaluation(photos):
     encoded, notes = open_source(photos).train, []
     assert evaluation.sample(encoded, 40, inputs.Reading(), notes) is encoded
+    assert len(evaluation.sample(encoded, 40, inputs.Reading(on_bad_image="skip"), notes)) == 40
     assert notes == []
     bad = encoded.files.paths[7]
     Path(bad).write_bytes(b"")

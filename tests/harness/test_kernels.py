@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from types import SimpleNamespace
 
+import pytest
+from tests.harness import in_process
+
+from swav_bench import nvml
 from swav_bench.derive import derive
 from swav_bench.kernels import kernels
 from swav_spec.config import Execution
@@ -70,6 +74,18 @@ def test_an_operation_that_fails_is_a_note_and_the_others_are_measured(run, cell
     assert failed[0] == "sinkhorn 4x30 failed"
     assert record["notes"][0].endswith("RuntimeError: CUDA out of memory in kernel.cu")
     assert failed[-1].startswith("larc_sgd")
+
+
+@pytest.mark.usefixtures("fake")
+def test_who_else_is_on_the_gpu_is_a_note(cell, monkeypatch):
+    gpu = SimpleNamespace(describe=dict, condition=lambda: {"other_processes": 2}, process_bytes=lambda: 5)
+    monkeypatch.setattr(nvml, "first_gpu", lambda: gpu)
+    monkeypatch.setattr("swav_bench.kernels.BUDGET_S", 0)
+    job = {"cell": cell("WithOneKernel", task="kernels", batch=4, device="gpu").to_job()}
+    found = in_process.run("kernels", job, None, lambda event: None).result
+    assert found["status"] == "ok"
+    assert found["notes"][0] == "2 other processes were on the GPU"
+    assert found["memory"]["nvml_process_bytes"] == 5
 
 
 def test_without_any_operation_there_is_nothing_to_measure(run, cell):

@@ -10,6 +10,7 @@ from tests.harness import synthetic_records as synthetic
 
 from swav_bench import environment, findings, merge, records, report, tables
 from swav_bench.cells import cell_id
+from swav_bench.runner import PARITY
 from swav_spec.errors import InvalidInput
 
 
@@ -90,6 +91,27 @@ def test_different_devices_are_kept_apart_and_never_ranked(command, tmp_path):
     assert "Different devices are never ranked against each other." in sentences
     page = (tmp_path / "out" / report.MARKDOWN).read_text()
     assert not [line for line in page.splitlines() if line.startswith("|") and "**" in line]  # bold is for the best
+
+
+def test_the_first_folder_s_reference_of_a_first_step_is_kept(tmp_path):
+    for name in ("a", "b"):
+        synthetic.write(tmp_path / name, [made(dirty=name == "b")])
+        (tmp_path / name / PARITY).mkdir()
+        (tmp_path / name / PARITY / "both.json").write_text(f'"of {name}"')
+    (tmp_path / "b" / PARITY / "one.json").write_text('"of b"')
+    merge.write(tmp_path / "out", [tmp_path / "a", tmp_path / "b"])
+    kept = {path.name: path.read_text() for path in (tmp_path / "out" / PARITY).iterdir()}
+    assert kept == {"both.json": '"of a"', "one.json": '"of b"'}
+
+
+def test_one_device_needs_no_warning(main, tmp_path):
+    synthetic.write(tmp_path / "a", [made()])
+    done = main("merge", "out", "a")
+    assert done == (
+        0,
+        "1 records of 1 folders, 0 cells not run\nReport on them with: swav-bench report out\n",
+        "",
+    )
 
 
 def test_a_folder_in_use_and_one_without_results_are_refused(tmp_path):

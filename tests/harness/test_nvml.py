@@ -19,7 +19,7 @@ def library(monkeypatch):
     def refuse(*arguments):
         raise NVMLError("Not Supported")
 
-    processes = [SimpleNamespace(pid=os.getpid(), usedGpuMemory=3 << 30), SimpleNamespace(pid=1, usedGpuMemory=1)]
+    processes = [SimpleNamespace(pid=1, usedGpuMemory=1), SimpleNamespace(pid=os.getpid(), usedGpuMemory=3 << 30)]
     fake = SimpleNamespace(
         NVMLError=NVMLError,
         NVML_CLOCK_SM=1,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -247,6 +249,31 @@ def test_a_break_down_is_told(go, tmp_path):
     assert "none" in shown.file.getvalue()
 
 
+@pytest.fixture
+def here(monkeypatch):
+    """No child process: what it does is done here."""
+    from tests.harness import in_process
+
+    monkeypatch.setattr(protocol.children, "run", in_process.run)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_long_epoch_says_how_far_it_is(source, images_with_test, tmp_path, monkeypatch):
+    monkeypatch.setattr(protocol_task, "TELL_S", 0)
+    said = []
+
+    class Telling(Console):
+        @contextlib.contextmanager
+        def status(self, words):
+            yield SimpleNamespace(update=lambda text: said.append(str(text)))
+
+    console = Telling(file=io.StringIO())
+    settings = Settings(REFERENCE, baselines=False)
+    protocol.protocol("linear", source, str(images_with_test), tmp_path / "out", settings, CHANGES, console)
+    phase = "learnt weights, epoch 2 of 3"
+    assert said[said.index(phase) :][:7] == [phase, *(f"{phase}, step {step} of 6" for step in range(1, 7))]
+
+
 def test_images_that_cannot_be_read(go, source, tmp_path, images_with_test):
     import shutil
 
@@ -274,6 +301,7 @@ def test_images_that_cannot_be_read(go, source, tmp_path, images_with_test):
         ({"seed": -1}, "^seed = -1"),
         ({"workers": -1}, "^workers = -1"),
         ({"on_bad_image": "cry"}, "^on_bad_image = 'cry'"),
+        ({"framework": "fake:WithoutGpu", "device": "gpu"}, "^fake:WithoutGpu cannot use a GPU here: device = 'gpu'"),
     ],
 )
 def test_mistakes_get_one_sentence(go, tmp_path, arguments, words):
@@ -310,3 +338,12 @@ def test_the_command(source, images_with_test, tmp_path, monkeypatch):
     failed = CliRunner().invoke(app, [*arguments[:-1], "test_protocol:Diverging", "--epochs", "1"])
     assert failed.exit_code == 1
     assert "training broke down" in failed.stderr
+
+
+@pytest.mark.usefixtures("here")
+def test_a_figure_that_cannot_be_had_is_said_with_its_reason(source, images_with_test, main):
+    arguments = ["--weights", source, "--data", images_with_test, "--framework", REFERENCE]
+    done = main("protocol", "semi-1", *arguments, "--epochs", 1, "--out", "few")
+    assert (done.code, done.err) == (0, "")
+    assert "No figure for raw pixels: its strength is chosen on a second image of a class" in done.out
+    assert "No figure for random weights" not in done.out

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
+from swav_bench import run_folder
 from swav_bench.run_folder import RunFolder
 from swav_spec.errors import InvalidInput
 
@@ -45,6 +48,15 @@ def test_going_back_takes_later_lines_off_so_that_no_step_stands_twice(folder):
     folder.append(line(6))
     assert folder.lines() == [line(2), line(4), line(6)]
     assert len(folder.log.read_bytes().splitlines()) == 3
+
+
+def test_a_full_disk_takes_no_half_line(folder, monkeypatch):
+    folder.append(line(2))
+    write = os.write
+    monkeypatch.setattr(run_folder.os, "write", lambda descriptor, text: write(descriptor, text[: len(text) // 2]))
+    with pytest.raises(OSError, match=r"log\.jsonl: the disk is full"):
+        folder.append(line(4))
+    assert folder.log.read_text() == '{"step":2,"loss":0.5}\n'
 
 
 def test_half_written_files_of_killed_processes_are_removed(folder):

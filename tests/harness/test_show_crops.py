@@ -12,7 +12,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from swav_bench import contact_sheet, show_crops
+from swav_bench import contact_sheet, show_crops, views_child
 from swav_bench.views_child import Case, views_of
 from swav_data.epochs import epoch_order
 from swav_data.sources import load
@@ -50,6 +50,12 @@ def test_a_child_says_what_is_wrong():
         views_of("test_show_crops:Broken", {"some": case_of()})
     with pytest.raises(InvalidInput, match=r"^python = '/no/python': cannot be started"):
         views_of("numpy", {"some": case_of()}, interpreter="/no/python")
+
+
+def test_a_child_that_takes_too_long_is_ended(monkeypatch):
+    monkeypatch.setattr(views_child, "TIMEOUT_S", 0.01)
+    with pytest.raises(InvalidInput, match=r"^implementation = 'numpy': made no views in 0\.01 s$"):
+        views_of("numpy", {"some": case_of()})
 
 
 def Broken(execution):  # noqa: N802 - stands for a class
@@ -125,6 +131,51 @@ def test_the_command_draws_the_first_images_of_the_run(command, tmp_path, monkey
     assert np.array_equal(seen["case"].samples, expected)
     assert np.array_equal(seen["case"].images, train.images[expected])
     assert seen["case"].config.resolutions == ((20, 2), (10, 3))
+
+
+@pytest.fixture
+def changed(monkeypatch):
+    """No child process makes views: they are the specification's, with what this holds for a name done to each."""
+    changes = {}
+
+    def views(name, cases, **_):
+        case = cases["shown"]
+        made = specification.views(case.images, case.plan(), case.config)
+        return {"shown": [changes.get(name, np.asarray)(view) for view in made]}
+
+    monkeypatch.setattr(show_crops, "views_of", views)
+    return changes
+
+
+def test_frameworks_that_are_installed_are_drawn_and_the_others_are_told(command, changed, tmp_path, monkeypatch):
+    def only_torch_and_jax(name, interpreter):
+        if name not in ("torch", "jax"):
+            raise InvalidInput(f"{name} is not installed")
+
+    monkeypatch.setattr(show_crops.children, "check_installed", only_torch_and_jax)
+    changed["jax"] = lambda view: view + 2**-10
+    result = command("--out", tmp_path / "crops.png", "--count", 2)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.endswith("crops.png: torch, jax; views differ by at most 9.8e-04 after normalisation\n")
+    missing = [name for name in show_crops.FRAMEWORKS if name not in ("torch", "jax")]
+    assert result.stderr.splitlines() == [f"Left out: {name} is not installed" for name in missing]
+    assert missing
+
+
+def test_views_of_other_shapes_are_one_sentence_and_no_sheet(changed, tmp_path):
+    changed["fake:Fake"] = lambda view: view[:, :, 1:]
+    with pytest.raises(InvalidInput, match=r"^implementation = 'fake:Fake': its views have other shapes than those of"):
+        show_crops.show_crops("textures", tmp_path / "a.png", count=2, implementations=("numpy", "fake:Fake"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("changed")
+def test_a_sheet_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(contact_sheet, "draw", lambda case, views, title: b"a picture")
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(InvalidInput, match=r"^out = .*a\.png': cannot be written \(Is a directory\)$"):
+        show_crops.show_crops("textures", tmp_path / "a.png", count=2, implementations=("numpy",))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_frameworks_that_are_not_installed_are_told(command, tmp_path, monkeypatch):

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
+from tests.harness import in_process
 
 from swav_bench import checkpoint, run_config, train
 from swav_bench.inputs import Resident
@@ -42,6 +44,13 @@ def go(images, tmp_path):
 @pytest.fixture
 def run(tmp_path):
     return RunFolder(tmp_path / "run")
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """No child process: what it does is done here, and finds the fake as a child would."""
+    monkeypatch.setattr(train.children, "run", in_process.run)
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
 
 
 def contents(folder):
@@ -120,6 +129,19 @@ def test_a_finished_run_says_so_and_stays_as_it_is(go, run):
     assert code == 0
     assert "has ended before; nothing is left to do" in said
     assert contents(run) == before
+
+
+@pytest.mark.usefixtures("here")
+def test_a_run_whose_log_is_lost_ends_without_the_log_s_figures(go, run):
+    go()
+    run.log.unlink()
+    run.summary.unlink()
+    code, said = go()
+    assert code == 0
+    assert "Loss" not in said
+    summary = run.read(run.summary)
+    assert (summary["step"], summary["final_loss"], summary["code_entropy"]) == (STEPS, None, None)
+    assert "has ended before; nothing is left to do" in go()[1]
 
 
 def test_another_run_is_refused_field_by_field(go, run, images, images_with_test, tmp_path):
@@ -224,6 +246,27 @@ def test_figures_beside_raw_pixels_and_random_weights_and_a_curve(go, run, image
         assert f"{accuracy[part]['linear_top1']:.3f}" in said
     # Test images choose nothing: the best checkpoint goes by the loss.
     assert run.read(run.summary)["best"]["by"] == "loss"
+
+
+@pytest.mark.usefixtures("here")
+def test_images_of_several_sizes_are_judged_by_their_middles_wherever_they_come_from(go, tmp_path):
+    draw = np.random.default_rng(6)
+    for split, count in (("train", 40), ("test", 12)):
+        for number in range(count):
+            place = tmp_path / "photos" / split / "ab"[number % 2]
+            place.mkdir(parents=True, exist_ok=True)
+            pixels = draw.integers(0, 120, (*draw.integers(8, 20, 2), 3)) + 120 * (number % 2)
+            Image.fromarray(pixels.astype(np.uint8)).save(place / f"{number}.png")
+    found = {}
+    for input_ in ("resident", "stream"):
+        run = RunFolder(tmp_path / input_)
+        code, _ = go(data=tmp_path / "photos", out=run.path, input=input_, knn_every=2.0, steps=4)
+        assert code == 0
+        found[input_] = run.read(run.summary)["accuracy"]
+        assert found[input_]["learnt"]["knn_top1"] == run.lines()[-1]["knn_top1"]
+    assert found["resident"] == found["stream"]
+    # Dark and light: the mean of the pixels alone tells them apart.
+    assert (found["stream"]["raw_pixels"]["knn_top1"], found["stream"]["raw_pixels"]["test_samples"]) == (1, 12)
 
 
 def test_the_best_goes_by_neighbours_where_there_are_validation_images(go, run, images_with_test, tmp_path):
@@ -340,6 +383,7 @@ def test_a_folder_in_use_is_refused(go, run):
         ({"batch": 97}, "batch = 97: must be at most the number of training images (96)"),
         ({"set_": ["optimizer.kind=lion"]}, "optimizer.kind = 'lion': must be one of larc_sgd, sgd, adam"),
         ({"device": "tpu"}, "device = 'tpu': must be one of cpu, gpu"),
+        ({"framework": "fake:WithoutGpu", "device": "gpu"}, "fake:WithoutGpu cannot use a GPU here: device = 'gpu'"),
         ({"precision": "fp8"}, "precision = 'fp8': must be one of float64"),
         ({"input_": "views"}, "input = 'views': must be one of auto, resident, stream"),
         ({"config": Path("nowhere.toml")}, "config = 'nowhere.toml': cannot be read"),

@@ -70,6 +70,8 @@ def test_the_terminal_s_bar_goes_along():
     assert isinstance(shown, TrainTerminal)
     shown.start()
     shown.event({"event": "phase", "name": "decoding [the] images"})
+    shown.event({"event": "phase", "name": "training"})
+    assert shown._bars.tasks[0].fields["said"] == "decoding \\[the] images", "training shows by its figures"
     shown.event(progress(40))
     shown.event(progress(60, knn=0.75))
     (bar,) = shown._bars.tasks
