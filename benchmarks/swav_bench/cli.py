@@ -85,7 +85,10 @@ def main() -> None:
     """Runs the command of this process's arguments."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except InvalidInput as error:
         _say(f"swav-bench: {error}")
         sys.exit(INVALID)
@@ -260,11 +263,12 @@ def env(python: Annotated[list[str] | None, _option(*PYTHON, panel=None)] = None
         for name, (_, extra, _) in BUILT_IN.items():
             found = probe.probe(name, interpreters.get(name, sys.executable), children.child_environment(1, "gpu"))
             table.add_row(*_environment_row(name, found))
-            if isinstance(found["cpu"], str) and extra:
-                missing.append(f"{name}: pip install 'swav-bench[{extra}]'")
+            if isinstance(found["cpu"], str):
+                advice = f"pip install 'swav-bench[{extra}]'"
+                missing.append(f"{name}: {found['cpu']}" + ("" if advice in found["cpu"] else f"; to add it: {advice}"))
     console.print(table)
     for line in missing:
-        console.print(Text(f"To add {line}"), soft_wrap=True)
+        console.print(Text(printable(line)), soft_wrap=True)
 
 
 app.command("show-crops", rich_help_panel=JUDGE)(show_crops.command)
@@ -447,7 +451,7 @@ def _time(wall_s: float) -> str:
 def _environment_row(name: str, found: dict[str, Any]) -> list[str | Text]:
     first = next((facts for facts in found.values() if isinstance(facts, dict)), None)
     if first is None:
-        return [name, Text("not installed", style="red"), "", "", ""]
+        return [name, Text("cannot be loaded", style="red"), "", "", ""]
     devices = [Text(str(found[kind]["device"]) if isinstance(found[kind], dict) else "no") for kind in probe.DEVICES]
     return [name, f"{first['framework']} {first['version']}", *devices, ", ".join(first["modes"])]
 

@@ -142,9 +142,11 @@ def test_no_lr_fails_the_demo_s_goals(command):
     assert command("check", "results").returncode == 1
 
 
-def test_a_reader_that_leaves_is_no_traceback(command):
-    listing = command("list", background=True)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("asked", ["list", "--version"])
+def test_a_reader_that_leaves_is_no_traceback(command, asked, unbuffered):
+    listing = command(asked, background=True, PYTHONUNBUFFERED=unbuffered)
     listing.stdout.close()
-    assert "Traceback" not in listing.stderr.read()
-    listing.wait(timeout=60)
+    assert listing.stderr.read() == ""
+    assert listing.wait(timeout=60) == 1
     listing.stderr.close()

@@ -37,7 +37,9 @@ def asked(monkeypatch):
             return {"cpu": facts, "gpu": facts | {"device": "Example H200"}}
         if name == "numpy":
             return {"cpu": facts, "gpu": "device = 'gpu': must be cpu"}
-        return dict.fromkeys(probe.DEVICES, f"{name} cannot be imported")
+        if name == "jax":
+            return dict.fromkeys(probe.DEVICES, f"FileNotFoundError: {interpreter} gave no answer")
+        return dict.fromkeys(probe.DEVICES, f"{name} is missing; install it with: pip install 'swav-bench[{name}]'")
 
     monkeypatch.setattr(cli.probe, "probe", answer)
     return seen
@@ -53,10 +55,12 @@ def test_env_shows_what_is_here_and_what_to_install(main, asked, monkeypatch):
     for words in ("torch 7.1", "cpu", "Example H200", "eager, graph"):
         assert words in rows["torch"]
     assert [cell.strip() for cell in rows["numpy"].split("│")[2:5]] == ["numpy 7.1", "cpu", "no"]
-    assert "not installed" in rows["jax"]
-    advice = [line for line in done.out.splitlines() if line.startswith("To add ")]
-    assert "To add jax: pip install 'swav-bench[jax]'" in advice
-    assert not [line for line in advice if line.startswith(("To add numpy", "To add torch"))]
+    assert "cannot be loaded" in rows["jax"]
+    advice = [line for line in done.out.splitlines() if "pip install" in line]
+    no_answer = "jax: FileNotFoundError: /opt/jax/python gave no answer; to add it: pip install 'swav-bench[jax]'"
+    missing = "tensorflow: tensorflow is missing; install it with: pip install 'swav-bench[tensorflow]'"
+    assert advice[:2] == [no_answer, missing]
+    assert not [line for line in advice if line.startswith(("numpy", "torch"))]
     assert asked == dict.fromkeys(BUILT_IN, sys.executable) | {"jax": "/opt/jax/python"}
 
 
