@@ -224,6 +224,7 @@ def _cost_of(study: Study, settings: Sequence[Setting]) -> list[str]:
     for name, axis in (("multi-crop", "multi_crop"), ("the queue", "queue_rows")):
         shares: dict[Contestant, list[float]] = {}
         within: Counter[Contestant] = Counter()
+        work: list[float] = []
         for on in settings:
             off = next((other for other in settings if _only_differs(on, other, axis)), None)
             if off is None or not getattr(on, axis):
@@ -233,13 +234,16 @@ def _cost_of(study: Study, settings: Sequence[Setting]) -> list[str]:
                 share = _share(row, base) if base else None
                 if share is None:
                     continue
+                if axis == "multi_crop" and base:
+                    work.append(_arithmetic(base) / _arithmetic(row))
                 if share[1]:
                     shares.setdefault(row.contestant, []).append(share[0])
                 else:
                     within[row.contestant] += 1
         parts = [f"{_range([100 * s for s in ahead], '{:.0f}')} % ({study.label(c)})" for c, ahead in shares.items()]
         if parts:
-            sentences.append(f"With {name}, samples/s come to {listing(parts)} of what they are without.")
+            expected = f"; by its arithmetic it would be {_range([100 * s for s in work], '{:.0f}')} %" if work else ""
+            sentences.append(f"With {name}, samples/s come to {listing(parts)} of what they are without{expected}.")
         if unclear := sum(within.values()):
             pairs = "pair" if unclear == 1 else "pairs"
             sentences.append(f"In {unclear} {pairs} of cells what {name} costs is within the 95 % intervals.")
@@ -343,6 +347,13 @@ def _share(row: Row, base: Row) -> tuple[float, bool] | None:
     if one.low is None or one.high is None or other.low is None or other.high is None:
         return None
     return one.value / other.value, one.low > other.high or one.high < other.low
+
+
+def _arithmetic(row: Row) -> float:
+    """Floating-point operations of the model for an image; of every run of a row the same."""
+    record = next(record for _, record in row.records if record["work"])
+    flops: float = record["work"]["model_flops_per_step"] / row.setting.batch
+    return flops
 
 
 def _value(row: Row, metric: Metric) -> float:
