@@ -49,6 +49,8 @@ def _calls(trainer: Any, state: Any, batch: OneBatch, notes: list[str]) -> Itera
     config = state.config
     if batch.plan is not None and "views" in trainer.fulfils:
         yield "views", lambda: trainer.views(batch.images, batch.plan, config)
+    elif batch.plan is not None:
+        notes.append("parts: its views are in the rest, as they are its own")
     yield "forward", lambda: trainer.forward(state, batch.views, train=True)
     maths = maths_of(trainer)
     if maths is None:

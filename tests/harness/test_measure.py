@@ -11,6 +11,8 @@ from swav_bench import nvml, parity
 from swav_bench.measure import Measurement
 from swav_bench.nvml import Reading
 
+NO_MATHS = "parts: queue, Sinkhorn, loss and optimiser are in the rest, as the implementation has none alone"
+
 
 @pytest.fixture
 def measure(cell, monkeypatch):
@@ -113,7 +115,11 @@ def test_parts_are_timed_on_request_and_change_nothing(measure, images_with_test
 def test_parts_that_an_implementation_does_not_have_alone_are_in_the_rest(measure):
     measured, _ = measure(job={"parts": True}, input="views")
     assert [part["name"] for part in measured.found["parts"]["measured"]] == ["forward", "encoder"]
-    assert "in the rest" in measured.found["notes"][0]
+    assert [note for note in measured.found["notes"] if "in the rest" in note] == [NO_MATHS]
+    own, _ = measure("OwnViews", job={"parts": True})
+    assert [part["name"] for part in own.found["parts"]["measured"]] == ["forward", "encoder"]
+    said = [note for note in own.found["notes"] if "in the rest" in note]
+    assert said == ["parts: its views are in the rest, as they are its own", NO_MATHS]
 
 
 def test_a_trace_is_of_steps_like_the_last_ones_and_changes_nothing(measure, images_with_test, tmp_path):
