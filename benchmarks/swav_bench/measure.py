@@ -207,7 +207,7 @@ class Measurement:
         if own_views:
             said = "the first step was compared on the specification's, training made its own"
             notes.append(f"its views are its own: {said}")
-        # Of views of its own the first loss is another; that on the specification's is known of fewer images only.
+        # Of views of its own, or of fewer images, the process before has taken the step in this precision as well.
         lower, wide = (loss if whole and not own_views else own["lower_loss"]), own["summary"]["loss"]
         if lower is not None and not abs(lower - wide) <= tolerance.bound(self.cell.precision) * abs(wide):
             self.reason = f"the first loss in {self.cell.precision} is {lower:.6g}, in float32 {wide:.6g}"
