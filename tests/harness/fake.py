@@ -263,6 +263,13 @@ class Hanging(Fake):
         return metrics
 
 
+class HangingInFloat32(Fake):
+    def at_step(self, done, metrics):
+        if self.execution.precision == "float32":
+            time.sleep(600)
+        return metrics
+
+
 class Segfaulting(Fake):
     def at_step(self, done, metrics):
         if done == 12:
