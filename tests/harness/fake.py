@@ -427,6 +427,11 @@ class NotFinite(Fake):
         return metrics | {"finite": np.array([True, done != 13])}
 
 
+class NotANumber(Fake):
+    def tampered(self, loss, gradient):
+        return np.nan, gradient
+
+
 class Wrong(Fake):
     """A loss that forgets to divide by the number of assigned views; its gradient is right."""
 

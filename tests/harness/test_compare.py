@@ -233,6 +233,37 @@ def test_the_command_says_what_changed_and_fails_over_a_margin(command, tmp_path
         assert words in done.stderr
 
 
+def test_everything_that_differs_is_shown(main, tmp_path):
+    random = np.random.Generator(np.random.PCG64(15))
+    before, after = (measured(random, processes=1) for _ in range(2))
+    for found, version in ((before, "2.12.0"), (after, "2.13.0")):
+        for record in found:
+            here = record["environment"]
+            record["environment"] = here | {"packages": here["packages"] | {"torch": version}}
+        found.append(synthetic_records.kernels("torch"))
+        card = synthetic_records.gpu(synthetic_records.record("jax", 64, multi_crop=True, queue=False))
+        found.append(card)
+    before[0]["timing"] = before[0]["timing"] | {"step_s_median": 0.5 * before[0]["timing"]["step_s_median"]}
+    after[1] = synthetic_records.failed(after[1], "oom", "no memory")
+    not_run = synthetic_records.failed(after.pop(2), "not_run", "planned, not reached yet")
+    synthetic_records.write(tmp_path / "before", before)
+    synthetic_records.write(tmp_path / "after", [*after, not_run])
+    done = main("compare", "before", "after", "--all")
+    assert done.code == 0, done.err
+    for words in (
+        "differs: torch: 2.12.0, 2.13.0 → 2.13.0",
+        "worse: jax · batch 32 · two crops · no queue: ok → oom: no memory",
+        "only before: torch · batch 32 · two crops · queue 256",
+        "sinkhorn 4096x3000, s",
+        "energy, J a sample",
+        "1 slower; 1 cells no longer end well.",
+    ):
+        assert words in done.out, words
+    refused = main("compare", "before", "after", "--json", "nowhere/changes.json")
+    assert refused.code == 2
+    assert refused.err == "swav-bench: json = 'nowhere/changes.json': cannot be written (No such file or directory)\n"
+
+
 def test_hostile_records_are_shown_without_effect(command, tmp_path):
     found = measured(np.random.Generator(np.random.PCG64(14)), processes=1)
     hostile = found[0] | {"cell": found[0]["cell"] | {"implementation": "[red]\x1b[31mx:y"}}

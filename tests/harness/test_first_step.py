@@ -7,6 +7,7 @@ import json
 import pytest
 
 from swav_bench.runner import PARITY
+from swav_spec.errors import InvalidInput
 
 
 @pytest.fixture(autouse=True)
@@ -121,3 +122,13 @@ def test_its_time_is_the_cell_s(run, cell):
     assert record["status"] == "timeout"
     assert record["reason"] == "no result after 4 s; it was checking the first step of batch 16, float32"
     assert after["status"] == "ok"
+
+
+def test_a_broken_file_of_what_to_compare_with_is_named(run, cell, tmp_path):
+    assert run(cell())[0]["status"] == "ok"
+    (file,) = (tmp_path / "results" / PARITY).glob("*.json")
+    file.write_text(file.read_text()[:-20])
+    with pytest.raises(InvalidInput, match=rf"^{file.name} in parity cannot be read; delete it to compare afresh$"):
+        run(cell(queue_rows=32))
+    file.unlink()
+    assert run(cell(queue_rows=32))[0]["status"] == "ok"

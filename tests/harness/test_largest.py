@@ -129,6 +129,13 @@ def test_another_failure_ends_the_search(run, of_task, cell):
     assert after["status"] == "ok"
 
 
+def test_a_loss_that_is_no_number_is_not_a_batch_that_fits(run, of_task):
+    (record,) = run(of_task("NotANumber"))
+    assert record["status"] == "error"
+    assert record["reason"] == "the try of batch 16 failed otherwise: training broke down: the loss was nan"
+    assert record["timing"] is None
+
+
 def test_all_tries_share_the_cell_s_time(run, of_task):
     (record,) = run(of_task("Slow"), timeout_s=3.0)
     assert record["status"] == "timeout"
