@@ -297,7 +297,7 @@ class _Measurement:
             self.display.phase(event["name"])
         elif kind == "progress":
             self.display.step(event["step"], self.cell.steps, event["loss"])
-        elif kind == "environment":
+        else:  # what the child runs on
             self.environment = event["environment"]
 
     def _keep(self, result: dict[str, Any]) -> None:

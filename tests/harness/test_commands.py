@@ -137,3 +137,11 @@ def test_a_process_that_imports_the_command_s_file_runs_nothing(capsys, monkeypa
     monkeypatch.setattr(sys, "argv", ["swav-bench", "--version"])
     runpy.run_module("swav_bench", run_name="swav_bench.__main__")
     assert capsys.readouterr() == ("", "")
+
+
+def test_an_optional_peer_that_can_be_loaded_is_planned(main, monkeypatch):
+    monkeypatch.setattr(cli.probe, "probe", lambda *_: {"cpu": {"framework": "lightly"}, "gpu": "no GPU"})
+    done = main("run", "--suite", "cifar", "--dry-run")
+    assert done.code == 0
+    assert "Without lightly" not in done.out
+    assert len([line for line in done.out.splitlines() if line.startswith("to do      lightly ")]) == 4

@@ -716,6 +716,17 @@ def test_kernels_and_largest_batches_have_tables_of_their_own(tmp_path):
     assert "## Single operations and largest batches" in report.as_markdown(results, data, [])
 
 
+def test_what_one_has_not_measured_is_a_dash_or_left_out():
+    alone = synthetic.largest_batch("torch", 512) | {"timing": None}
+    fewer = synthetic.kernels("jax")
+    fewer["kernels"] = [kernel for kernel in fewer["kernels"] if kernel["name"] != "sinkhorn"]
+    shown = {pivot.metric.title: pivot for pivot in _asides(tables.study([alone, synthetic.kernels("torch"), fewer]))}
+    (line,) = shown["Largest batch that fits"].lines
+    assert [(cell.text, cell.small) for cell in line.cells] == [("512", "not 576"), ("–", "")]
+    assert {line.cells[1].text for line in shown["sinkhorn"].lines} == {"–"}
+    assert "–" not in {line.cells[1].text for line in shown["larc_sgd"].lines}
+
+
 def test_the_terminal_shows_single_operations_and_largest_batches():
     console = Console(width=160, record=True, file=io.StringIO())
     console.print(*report.terminal_tables([synthetic.kernels("torch"), synthetic.largest_batch("torch", 512)]))
