@@ -27,7 +27,7 @@ from swav_bench.child import OUT_OF_MEMORY
 from swav_bench.probe import probe
 from swav_spec.config import DeviceKind
 from swav_spec.errors import InvalidInput, require
-from swav_spec.registry import BUILT_IN
+from swav_spec.registry import BUILT_IN, PEERS
 
 #: A child that has sent its result may take this long to end.
 GRACE_S = 10.0
@@ -126,7 +126,7 @@ def run(
 
 
 def interpreters(given: Sequence[str] | None) -> dict[str, str]:
-    """Implementation -> interpreter, from arguments NAME=INTERPRETER.
+    """Implementation -> interpreter, from arguments NAME=INTERPRETER; torch's is its peers' too, if not told otherwise.
 
     Raises:
         InvalidInput: an argument has another form, or the name is unknown.
@@ -137,6 +137,8 @@ def interpreters(given: Sequence[str] | None) -> dict[str, str]:
         require(bool(name and equals and interpreter), "python", item, "NAME=INTERPRETER, e.g. jax=/opt/jax/bin/python")
         known_implementation(name)
         found[name] = interpreter
+    if "torch" in found:
+        found = dict.fromkeys(sorted(PEERS), found["torch"]) | found
     return found
 
 

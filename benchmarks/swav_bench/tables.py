@@ -336,7 +336,10 @@ class Study:
         for row in self.rows:
             key = (_replace(row.setting, precision="float32"), row.contestant)
             for _, record in row.records:
-                if record["learning"]:
+                learning = record["learning"]
+                if not learning or learning["final_loss"] is None:
+                    continue
+                if any(loss is not None for _, loss in learning["loss_curve"]):
                     of_seed = runs.setdefault(key, {}).setdefault(row.setting.precision, {})
                     of_seed.setdefault(record["cell"]["seed"], record)
         found = {}

@@ -116,3 +116,14 @@ def test_an_implementation_answers_for_each_device():
     assert found["cpu"]["framework"] == "numpy"
     assert found["cpu"]["modes"]
     assert found["gpu"].startswith("device = 'gpu'")
+
+
+def test_peers_run_where_torch_does_unless_told_otherwise():
+    given = children.interpreters(["torch=/t/python", "jax=/j/python", "lightly=/l/python"])
+    assert given == {
+        "torch": "/t/python",
+        "jax": "/j/python",
+        "lightly": "/l/python",
+        "plain-torch": "/t/python",
+    }
+    assert children.interpreters(["jax=/j/python"]) == {"jax": "/j/python"}

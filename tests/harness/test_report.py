@@ -671,6 +671,18 @@ def test_the_loss_in_each_precision_lies_over_that_in_float32(tmp_path):
     assert (tmp_path / "plots" / "precision.svg").exists()
 
 
+@pytest.mark.parametrize("lost", ["loss_curve", "final_loss"])
+def test_a_precision_whose_loss_ended_as_no_number_is_laid_over_nothing(lost):
+    made = [in_precision("bfloat16"), in_precision("float32")]
+    learning = made[0]["learning"]
+    nothing = {"loss_curve": [[step, None] for step, _ in learning["loss_curve"]], "final_loss": None}
+    made[0]["learning"] = learning | {lost: nothing[lost]}
+    data = tables.study(made)
+    assert data.by_precision == {}
+    assert "precision" not in {plot.name for plot in plots.plots(data)}
+    assert "Precision" not in dict(findings.details(data))
+
+
 def test_without_float32_beside_it_a_precision_is_shown_alone():
     data = tables.study([in_precision("bfloat16"), in_precision("float32", seed=1)])
     assert data.by_precision == {}
